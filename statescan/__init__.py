@@ -1,3 +1,11 @@
-"""Mamba-style vision backbones: scans as data, one operator, nothing to compile."""
+"""Mamba-style vision backbones: scans as data, one operator, nothing to compile.
+
+Importing this package registers its models with timm: `timm.create_model("vmamba_tiny_s1l8")`.
+"""
+
+from .backbones import from_official, list_models, read_checkpoint
+from .kernels import selective_scan
+from .scans import Scan2d
 
 __version__ = "0.1.0"
+__all__ = ["Scan2d", "from_official", "list_models", "read_checkpoint", "selective_scan"]

@@ -1,0 +1,7 @@
+"""Backbones registered with timm, one file a family."""
+
+from ._checkpoint import read_checkpoint
+from ._official import from_official, list_models
+from .vmamba import VMamba
+
+__all__ = ["VMamba", "from_official", "list_models", "read_checkpoint"]

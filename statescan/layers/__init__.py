@@ -1,0 +1,12 @@
+"""Layers that two or more families share."""
+
+from .resolution import DOWNSAMPLES, STEMS, ConvDownsample, ConvStem, PatchMerging, PatchStem
+
+__all__ = [
+    "DOWNSAMPLES",
+    "STEMS",
+    "ConvDownsample",
+    "ConvStem",
+    "PatchMerging",
+    "PatchStem",
+]

@@ -1,0 +1,76 @@
+"""Building our models from the authors' own constructor arguments and weights."""
+
+import re
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Any, TypeVar
+
+import timm
+from timm.models import model_entrypoint
+from torch import Tensor, nn
+
+from ..errors import nearest
+
+T = TypeVar("T")
+
+# family: (its file, its model class)
+FAMILIES = {"vmamba": ("vmamba", "VMamba")}
+
+
+def choose(name: str, value: Any, choices: Mapping[Any, T]) -> T:
+    """What an official argument's value means to us; refuses one that no published model has."""
+    if value not in choices:
+        raise ValueError(f"{name} is {value!r}, expected one of {', '.join(map(repr, choices))}")
+    return choices[value]
+
+
+def list_models(filter: str = "") -> list[str]:
+    """Names of this package's models that match a wildcard, such as "vmamba_*"."""
+    ours = __package__.partition(".")[0] + "."
+    return [n for n in timm.list_models(filter) if model_entrypoint(n).__module__.startswith(ours)]
+
+
+def from_official(
+    family: str,
+    official_kwargs: Mapping[str, Any],
+    state_dict: Mapping[str, Tensor] | None = None,
+    **overrides: Any,
+) -> nn.Module:
+    """A model of ours from the arguments, and weights, of the authors' constructor.
+
+    Args:
+        family: name of the family, such as "vmamba".
+        official_kwargs: arguments of the official model class.
+        state_dict: the official weights; every one must find its place and none be missing. With
+            a detection or segmentation backbone's weights the model gets their out-norms, and no
+            classifier if they hold none.
+        **overrides: arguments of our model class that replace the translated ones.
+
+    Raises:
+        ValueError: for an unknown family or an argument no published model has.
+        RuntimeError: for missing, unknown or misshapen weights, naming them.
+    """
+    if family not in FAMILIES:
+        raise ValueError(f"family is {family!r}: {nearest(family, FAMILIES)}")
+    file, model_class = FAMILIES[family]
+    module = import_module(f".{file}", __package__)
+    kwargs = module.from_official_kwargs(**official_kwargs)
+    kwargs["out_norms"] = _out_norms(state_dict or {})
+    model = getattr(module, model_class)(**{**kwargs, **overrides})
+    if state_dict is not None:
+        _load(model, state_dict)
+    return model
+
+
+def _out_norms(state_dict: Mapping[str, Tensor]) -> list[int]:
+    """The stages that a detection or segmentation backbone normalises, by the authors' names."""
+    matches = (re.fullmatch(r"outnorm(\d+)\.weight", key) for key in state_dict)
+    return sorted(int(match[1]) for match in matches if match)
+
+
+def _load(model: nn.Module, state_dict: Mapping[str, Tensor]) -> None:
+    """Load strictly, after leaving out a last norm and classifier that the weights lack."""
+    own = model.checkpoint_filter_fn(state_dict, model)
+    if "head.fc.weight" not in own:
+        model.prune_intermediate_layers(None, prune_norm="norm.weight" not in own)
+    model.load_state_dict(own)

@@ -1,0 +1,176 @@
+"""`selective_scan`: checks its arguments and runs the fastest backend for their device."""
+
+import torch
+from torch import Tensor
+
+from . import streaming
+
+
+@torch.library.custom_op("statescan::selective_scan", mutates_args=())
+def _forward(
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor,
+    dt_weight: Tensor | None,
+    dt_bias: Tensor,
+    routes: Tensor,
+    merge: bool,
+) -> tuple[Tensor, Tensor]:
+    _check_positions(routes, dt.shape[1])
+    with torch.autocast(x.device.type, enabled=False):  # sums stay in the state's dtype
+        return streaming.forward(x, dt, A, B, C, D, dt_weight, dt_bias, routes, merge)
+
+
+@_forward.register_fake
+def _(x, dt, A, B, C, D, dt_weight, dt_bias, routes, merge):
+    batch, length, K, _ = dt.shape
+    channels, N = A.shape[1:]
+    y = x.new_empty((batch, length, channels) if merge else (batch, length, K, channels))
+    chunks = (routes.shape[1] + streaming.CHUNK - 1) // streaming.CHUNK
+    dtype = streaming.compute_dtype(x, dt, A, B, C)
+    return y, x.new_empty((chunks, K, batch, N, channels), dtype=dtype)
+
+
+@torch.library.custom_op("statescan::selective_scan_backward", mutates_args=())
+def _backward(
+    dy: Tensor,
+    saved: Tensor,
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor,
+    dt_weight: Tensor | None,
+    dt_bias: Tensor,
+    routes: Tensor,
+    merge: bool,
+) -> list[Tensor]:
+    with torch.autocast(x.device.type, enabled=False):
+        grads = streaming.backward(dy, saved, x, dt, A, B, C, D, dt_weight, dt_bias, routes, merge)
+    return [g for g in grads if g is not None]
+
+
+@_backward.register_fake
+def _(dy, saved, x, dt, A, B, C, D, dt_weight, dt_bias, routes, merge):
+    given = (x, dt, A, B, C, D, dt_weight, dt_bias)
+    return [t.new_empty(t.shape) for t in given if t is not None]
+
+
+def _setup_context(ctx, inputs, output):
+    *tensors, ctx.merge = inputs
+    ctx.save_for_backward(output[1], *tensors)
+
+
+def _autograd(ctx, dy, _):
+    saved, *tensors = ctx.saved_tensors
+    grads = iter(_backward(dy, saved, *tensors, ctx.merge))
+    differentiable = [None if t is None else next(grads) for t in tensors[:-1]]
+    return *differentiable, None, None
+
+
+_forward.register_autograd(_autograd, setup_context=_setup_context)
+
+
+def selective_scan(
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    *,
+    dt_weight: Tensor | None = None,
+    dt_bias: Tensor | None = None,
+    routes: Tensor | None = None,
+    merge: bool = True,
+) -> Tensor:
+    """Selective scan (S6) of an image along any set of routes.
+
+    For every route k, with `delta = softplus(dt + dt_bias)`:
+    `h_t = exp(delta A) h_{t-1} + delta B x_t` and `y_t = C h_t + D x_t`, where step t reads its
+    inputs at position `routes[k, t]` and adds its output there.
+
+    Inside a shape, B is the batch, L the positions, C the channels, K the routes, N the states a
+    channel, R the rank of dt and T the steps of a route. Low-precision inputs are upcast; states
+    and sums are float32 (float64 if any input is). The result is the same, bit for bit, in every
+    run.
+
+    Args:
+        x: (B, L, C) shared by the routes, or (B, L, K, C), one input a route.
+        dt: (B, L, K, C) step sizes before bias and softplus, or (B, L, K, R) with `dt_weight`.
+        A: (K, C, N) decay rates; negative for a stable state.
+        B: (B, L, K, N) input matrix.
+        C: (B, L, K, N) output matrix.
+        D: (K, C) skip weights.
+        dt_weight: (K, C, R) expands a low-rank dt, `dt @ dt_weight.mT`, inside the operator.
+        dt_bias: (K, C) added to dt before softplus.
+        routes: (K, T) integer positions in [0, L); -1 takes no step. By default one route, the
+            positions in their order.
+        merge: add the routes' outputs up; otherwise keep them apart.
+
+    Returns:
+        (B, L, C), or (B, L, K, C) with `merge=False`, in the dtype of x. Positions that no route
+        visits are zero.
+
+    Raises:
+        ValueError: if shapes, dtypes, devices or route entries do not fit together.
+
+    Source: Mamba, arXiv 2312.00752, algorithm 2; as a 2-D scan VMamba, arXiv 2401.10166.
+    """
+    if routes is None:
+        routes = torch.arange(x.shape[1], device=x.device).unsqueeze(0)
+    _check(x, dt, A, B, C, D, dt_weight, dt_bias, routes)
+    K, channels, _ = A.shape
+    D = A.new_zeros(K, channels) if D is None else D
+    dt_bias = A.new_zeros(K, channels) if dt_bias is None else dt_bias
+    return _forward(x, dt, A, B, C, D, dt_weight, dt_bias, routes, merge)[0]
+
+
+def _check(x, dt, A, B, C, D, dt_weight, dt_bias, routes) -> None:
+    """Refuse arguments that do not fit together, naming the first that does not."""
+    for name, tensor, dims in (("x", x, (3, 4)), ("dt", dt, (4,)), ("A", A, (3,))):
+        if tensor.dim() not in dims:
+            wanted = " or ".join(map(str, dims))
+            raise ValueError(
+                f"{name} has shape {tuple(tensor.shape)}, expected {wanted} dimensions"
+            )
+    batch, length = x.shape[:2]
+    K, channels, N = A.shape
+    if x.shape[-1] != channels:
+        raise ValueError(f"x has {x.shape[-1]} channels, A was made for {channels}")
+    rank = channels if dt_weight is None else dt_weight.shape[-1]
+    expected = {
+        "x": (x, (batch, length, channels) if x.dim() == 3 else (batch, length, K, channels)),
+        "dt": (dt, (batch, length, K, rank)),
+        "B": (B, (batch, length, K, N)),
+        "C": (C, (batch, length, K, N)),
+        "D": (D, (K, channels)),
+        "dt_weight": (dt_weight, (K, channels, rank)),
+        "dt_bias": (dt_bias, (K, channels)),
+        "routes": (routes, (K, routes.shape[-1])),
+    }
+    for name, (tensor, shape) in expected.items():
+        if tensor is None:
+            continue
+        if tuple(tensor.shape) != shape:
+            raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected {shape}")
+        if tensor.device != x.device:
+            raise ValueError(f"{name} is on {tensor.device}, x is on {x.device}")
+        if name != "routes" and not tensor.is_floating_point():
+            raise ValueError(f"{name} has dtype {tensor.dtype}, expected a floating-point dtype")
+    if routes.is_floating_point() or routes.is_complex() or routes.dtype == torch.bool:
+        raise ValueError(f"routes has dtype {routes.dtype}, expected an integer dtype")
+
+
+def _check_positions(routes: Tensor, length: int) -> None:
+    """Refuse routes that leave the image; looks at values, so it runs only when not tracing."""
+    if routes.numel() == 0:
+        raise ValueError(f"routes has shape {tuple(routes.shape)}, expected at least one step")
+    low, high = (int(v) for v in routes.aminmax())
+    if low < -1 or high >= length:
+        bad = low if low < -1 else high
+        raise ValueError(f"routes holds {bad}, expected positions in [0, {length}) or -1")

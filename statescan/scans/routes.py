@@ -1,0 +1,288 @@
+"""Scan routes: in which order a scan visits the positions of an H×W grid.
+
+A route is a pure function (H, W) → table, a 1-D int64 tensor that holds the position h·W + w
+visited at each step. All published scans are such tables; the number below is the step at which
+a position is visited:
+
+    raster    column    serpentine   diagonal    spiral      hilbert
+    0 1 2     0 3 6     0 1 2        0 1 5       0 1 2        0  1 14 15
+    3 4 5     1 4 7     5 4 3        2 4 6       7 8 3        3  2 13 12
+    6 7 8     2 5 8     6 7 8        3 7 8       6 5 4        4  7  8 11
+                                                              5  6  9 10
+
+Any hashable callable of this form is a route. The classes below make routes of parameters and of
+other routes; they are equal if made of equal parts.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..errors import nearest
+
+Route = Callable[[int, int], Tensor]
+
+
+def raster(H: int, W: int) -> Tensor:
+    """Row by row, each from left to right."""
+    return torch.arange(H * W)
+
+
+def column(H: int, W: int) -> Tensor:
+    """Column by column, each from top to bottom (VMamba, arXiv 2401.10166)."""
+    return _grid(H, W).T.flatten()
+
+
+def serpentine(H: int, W: int) -> Tensor:
+    """Rows in alternating direction: every step is to a neighbour (PlainMamba, 2403.17695)."""
+    odd = torch.arange(H)[:, None] % 2 == 1
+    return torch.where(odd, _grid(H, W).flip(1), _grid(H, W)).flatten()
+
+
+def diagonal(H: int, W: int) -> Tensor:
+    """Anti-diagonals in alternating direction, JPEG's zig-zag (MHS-VM, arXiv 2406.05992)."""
+    h, w = _coordinates(H, W)
+    along = torch.where((h + w) % 2 == 1, h, H - 1 - h)
+    return _in_order_of((h + w) * H + along)
+
+
+def spiral(H: int, W: int) -> Tensor:
+    """Clockwise inwards from the top left corner (MHS-VM, arXiv 2406.05992)."""
+    h, w = _coordinates(H, W)
+    ring = torch.minimum(torch.minimum(h, H - 1 - h), torch.minimum(w, W - 1 - w))
+    first_half = (h == ring) | (w == W - 1 - ring)  # the ring's top and right side
+    ahead = h + w - 2 * ring
+    around = torch.where(first_half, ahead, 2 * (H + W) - ahead)
+    return _in_order_of(ring * 2 * (H + W + 1) + around)
+
+
+def hilbert(H: int, W: int) -> Tensor:
+    """A Hilbert curve for any rectangle: what is near on the route is near in the image.
+
+    Every step is to a neighbour; where the longer side is odd, one step may be diagonal.
+    """
+    walk = _hilbert(0, W, H * 1j) if W >= H else _hilbert(0, H * 1j, W)
+    return torch.tensor([int(p.imag) * W + int(p.real) for p in walk])
+
+
+def _hilbert(start: complex, major: complex, minor: complex) -> Iterator[complex]:
+    """Walk the rectangle spanned by two axes (w + h·i) from start to the end of the major one.
+
+    A long rectangle is walked half by half. Any other is walked in three parts: up one half of
+    the minor axis, along the major one, and down again.
+    """
+    along, across = _unit(major), _unit(minor)
+    width, height = round(abs(major)), round(abs(minor))
+    if height == 1 or width == 1:
+        step = along if height == 1 else across
+        yield from (start + i * step for i in range(max(width, height)))
+    elif 2 * width > 3 * height:
+        half = _even_half(width) * along
+        yield from _hilbert(start, half, minor)
+        yield from _hilbert(start + half, major - half, minor)
+    else:
+        half, up = width // 2 * along, _even_half(height) * across
+        yield from _hilbert(start, up, half)
+        yield from _hilbert(start + up, major, minor - up)
+        yield from _hilbert(start + major - along + up - across, -up, half - major)
+
+
+def _unit(axis: complex) -> complex:
+    return axis / abs(axis)
+
+
+def _even_half(length: int) -> int:
+    """Half of a length, rounded up to even where that leaves something: parts of even length
+    end beside the next one's start.
+    """
+    half = length // 2
+    return half + 1 if half % 2 and length > 2 else half
+
+
+def _grid(H: int, W: int) -> Tensor:
+    """The positions, (H, W)."""
+    return torch.arange(H * W).view(H, W)
+
+
+def _coordinates(H: int, W: int) -> tuple[Tensor, Tensor]:
+    """Rows (H, 1) and columns (1, W)."""
+    return torch.arange(H)[:, None], torch.arange(W)[None]
+
+
+def _padded_grid(H: int, W: int, multiple: int) -> Tensor:
+    """The positions, padded right and at the bottom with the blank token H·W."""
+    return F.pad(_grid(H, W), (0, -W % multiple, 0, -H % multiple), value=H * W)
+
+
+def _in_order_of(key: Tensor) -> Tensor:
+    """The positions sorted by a key (H, W), row-major among equals."""
+    return key.flatten().argsort(stable=True)
+
+
+class _Made:
+    """A route made of parameters or of another route, shown as the call that makes it."""
+
+    def __repr__(self) -> str:
+        values = (getattr(self, field.name) for field in fields(self))
+        shown = (getattr(value, "__name__", repr(value)) for value in values)
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+
+@dataclass(frozen=True, repr=False)
+class Atrous(_Made):
+    """Every step-th row and column, from the phase (row, column) on (EfficientVMamba, 2403.09977).
+
+    The step² phases partition the grid. With `pad`, the grid is first padded to a multiple of
+    the step with blank tokens, so that all phases have the same length.
+    """
+
+    step: int = 2
+    phase: tuple[int, int] = (0, 0)
+    pad: bool = False
+
+    def __call__(self, H: int, W: int) -> Tensor:
+        """The table of an H×W grid; empty where the phase lies outside."""
+        grid = _padded_grid(H, W, self.step) if self.pad else _grid(H, W)
+        return grid[self.phase[0] :: self.step, self.phase[1] :: self.step].flatten()
+
+
+@dataclass(frozen=True, repr=False)
+class Windowed(_Made):
+    """Window by window, row-major among windows and inside them (LocalMamba, 2403.09338).
+
+    Windows at the right and bottom border are clipped, or with `pad` filled with blank tokens.
+    """
+
+    size: int
+    pad: bool = False
+
+    def __call__(self, H: int, W: int) -> Tensor:
+        """The table of an H×W grid."""
+        if self.pad:
+            windows = _padded_grid(H, W, self.size).unfold(0, self.size, self.size)
+            return windows.unfold(1, self.size, self.size).flatten()
+        h, w = _coordinates(H, W)
+        return _in_order_of(h // self.size * W + w // self.size)
+
+
+@dataclass(frozen=True, repr=False)
+class Reverse(_Made):
+    """The same route from its end to its start."""
+
+    route: Route
+
+    def __call__(self, H: int, W: int) -> Tensor:
+        """The table of an H×W grid."""
+        return self.route(H, W).flip(0)
+
+
+@dataclass(frozen=True, repr=False)
+class Transpose(_Made):
+    """The same route with rows and columns exchanged: `Transpose(raster)` equals `column`."""
+
+    route: Route
+
+    def __call__(self, H: int, W: int) -> Tensor:
+        """The table of an H×W grid."""
+        return _with_blank(_grid(H, W).T)[self.route(W, H)]
+
+
+@dataclass(frozen=True, repr=False)
+class Flip(_Made):
+    """The same route mirrored: axis 0 turns the image upside down, axis 1 left to right."""
+
+    route: Route
+    axis: int
+
+    def __call__(self, H: int, W: int) -> Tensor:
+        """The table of an H×W grid."""
+        return _with_blank(_grid(H, W).flip(self.axis))[self.route(H, W)]
+
+
+def _with_blank(positions: Tensor) -> Tensor:
+    """A lookup table that maps the blank token to itself."""
+    return F.pad(positions.flatten(), (0, 1), value=positions.numel())
+
+
+def uses_blank(route: Route) -> bool:
+    """Whether a route visits the blank token, an all-zero token at index H·W."""
+    inner = getattr(route, "route", None)
+    return getattr(route, "pad", False) if inner is None else uses_blank(inner)
+
+
+def _both_ways(*routes: Route) -> tuple[Route, ...]:
+    return routes + tuple(Reverse(route) for route in routes)
+
+
+ROUTE_SETS: dict[str, tuple[Route, ...]] = {
+    "raster": (raster,),
+    "bidirectional": _both_ways(raster),
+    "cross": _both_ways(raster, column),
+    "serpentine": _both_ways(serpentine, Transpose(serpentine)),
+    "diagonal": _both_ways(diagonal, Flip(diagonal, 1)),
+    "spiral": _both_ways(spiral, Flip(spiral, 0)),
+    "hilbert": _both_ways(hilbert, Transpose(hilbert)),
+    "windowed": _both_ways(Windowed(2), Transpose(Windowed(2))),
+    "atrous": (
+        Atrous(2, (0, 0)),
+        Transpose(Atrous(2, (0, 1))),
+        Atrous(2, (0, 1)),
+        Transpose(Atrous(2, (1, 1))),
+    ),
+}
+
+
+def resolve_routes(routes: str | Sequence[str | Route]) -> tuple[Route, ...]:
+    """Routes from a name in `ROUTE_SETS`, or from a sequence of names and routes.
+
+    Raises:
+        ValueError: for an unknown name or no route at all.
+    """
+    if isinstance(routes, str):
+        if routes not in ROUTE_SETS:
+            raise ValueError(f"routes is {routes!r}: {nearest(routes, ROUTE_SETS)}")
+        return ROUTE_SETS[routes]
+    resolved = tuple(
+        route for part in routes for route in ([part] if callable(part) else resolve_routes(part))
+    )
+    if not resolved:
+        raise ValueError("routes is empty, expected at least one route")
+    return resolved
+
+
+_tables: OrderedDict[tuple, Tensor] = OrderedDict()
+_TABLES_KEPT = 256
+
+
+def route_table(
+    routes: tuple[Route, ...], H: int, W: int, device: torch.device | None = None
+) -> Tensor:
+    """The tables of K routes as one, (K, T) int32; shorter routes end in -1, "no step".
+
+    Tables are kept for the next call with the same arguments: do not write to them. While a graph
+    is traced they are part of the graph instead, for symbolic H and W too where the routes are
+    those of "cross".
+
+    Raises:
+        ValueError: if the grid is empty.
+    """
+    if torch.compiler.is_compiling():
+        return _stack(routes, H, W).to(device)
+    key = (routes, H, W, device)
+    if key not in _tables:
+        if min(H, W) < 1:
+            raise ValueError(f"the grid is {H}x{W}, expected at least 1x1")
+        _tables[key] = _stack(routes, H, W).to(device)
+        if len(_tables) > _TABLES_KEPT:
+            _tables.popitem(last=False)
+    _tables.move_to_end(key)
+    return _tables[key]
+
+
+def _stack(routes: tuple[Route, ...], H: int, W: int) -> Tensor:
+    tables = [route(H, W) for route in routes]
+    return torch.nn.utils.rnn.pad_sequence(tables, batch_first=True, padding_value=-1).int()

@@ -1,0 +1,162 @@
+"""2-D selective scan: the token mixer of Mamba-style vision backbones."""
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..kernels import selective_scan
+from .routes import Route, resolve_routes, route_table, uses_blank
+
+MERGES = ("sum", "mean")
+
+
+class S6(nn.Module):
+    """Selective scan whose step sizes, input and output matrices are linear in its input.
+
+    (B, H, W, C) → (B, H, W, C), for any H and W. Each of the K routes has parameters of its own:
+    one matrix gives the low-rank dt, B and C of every position for all routes at once.
+
+    Args:
+        dim: channels C.
+        routes: a name from `ROUTE_SETS`, or a sequence of names and routes.
+        d_state: states a channel, N.
+        dt_rank: rank R of dt.
+        merge: "sum" or "mean" of the routes' outputs, or a module (B, H, W, K, C) → (B, H, W, C).
+
+    Source: Mamba, arXiv 2312.00752, section 3.2; for images VMamba, arXiv 2401.10166.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        routes: str | Sequence[str | Route] = "cross",
+        d_state: int = 1,
+        dt_rank: int = 1,
+        merge: str | nn.Module = "sum",
+    ):
+        super().__init__()
+        if isinstance(merge, str) and merge not in MERGES:
+            raise ValueError(f"merge is {merge!r}, expected one of {MERGES} or a module")
+        self.routes = resolve_routes(routes)
+        self.merge = merge
+        self.d_state, self.dt_rank = d_state, dt_rank
+        K = len(self.routes)
+        self.x_proj_weight = nn.Parameter(torch.empty(K, dt_rank + 2 * d_state, dim))
+        self.dt_proj_weight = nn.Parameter(torch.empty(K, dim, dt_rank))
+        self.dt_proj_bias = nn.Parameter(torch.empty(K, dim))
+        self.A_log = nn.Parameter(torch.empty(K, dim, d_state))
+        self.D = nn.Parameter(torch.empty(K, dim))
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self, dt_min: float = 1e-3, dt_max: float = 0.1) -> None:
+        """Mamba's initialisation: A = -(1..N), step sizes log-uniform in [dt_min, dt_max]."""
+        for weight in self.x_proj_weight:
+            nn.init.kaiming_uniform_(weight, a=math.sqrt(5))
+        nn.init.uniform_(self.dt_proj_weight, -(self.dt_rank**-0.5), self.dt_rank**-0.5)
+        dt = self.dt_proj_bias.uniform_(math.log(dt_min), math.log(dt_max)).exp_()
+        dt.add_(torch.log(-torch.expm1(-dt)))  # the inverse of softplus
+        self.A_log.copy_(torch.arange(1, self.d_state + 1).log().expand_as(self.A_log))
+        nn.init.ones_(self.D)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Scan x (B, H, W, C)."""
+        H, W = x.shape[1:3]
+        tokens = x.flatten(1, 2)
+        if any(map(uses_blank, self.routes)):
+            tokens = F.pad(tokens, (0, 0, 0, 1))  # the blank token, at index H·W
+        y = self.scan(tokens, route_table(self.routes, H, W, x.device))
+        y = y[:, : H * W].unflatten(1, (H, W))
+        if isinstance(self.merge, nn.Module):
+            return self.merge(y)
+        return y / len(self.routes) if self.merge == "mean" else y
+
+    def scan(self, x: Tensor, table: Tensor) -> Tensor:
+        """Scan tokens x (B, L, C) along the routes of an index table (K, T)."""
+        K, width, _ = self.x_proj_weight.shape
+        projected = F.linear(x, self.x_proj_weight.flatten(0, 1)).unflatten(-1, (K, width))
+        dt, B, C = projected.split((self.dt_rank, self.d_state, self.d_state), dim=-1)
+        return selective_scan(
+            x,
+            dt,
+            -torch.exp(self.A_log.to(torch.promote_types(self.A_log.dtype, torch.float32))),
+            B,
+            C,
+            self.D,
+            dt_weight=self.dt_proj_weight,
+            dt_bias=self.dt_proj_bias,
+            routes=table,
+            merge=not isinstance(self.merge, nn.Module),
+        )
+
+    def extra_repr(self) -> str:
+        """Routes and sizes, for print(model)."""
+        dim, d_state = self.A_log.shape[1:]
+        names = ", ".join(getattr(r, "__name__", repr(r)) for r in self.routes)
+        return f"{dim}, routes=({names}), d_state={d_state}, dt_rank={self.dt_rank}"
+
+
+class Scan2d(nn.Module):
+    """2-D scan as a token mixer: project, convolve, scan along routes, normalise, project back.
+
+    (B, H, W, C) → (B, H, W, C), for any H and W.
+
+    Args:
+        dim: channels C.
+        routes: a name from `ROUTE_SETS`, or a sequence of names and routes.
+        d_state: states a channel, N.
+        expand: inner width as a multiple of dim.
+        dt_rank: rank of dt; "auto" is ceil(dim / 16).
+        conv_size: kernel size of the depthwise convolution before the scan, odd.
+        conv_bias: whether that convolution has a bias.
+        gate: multiply the normalised output by act(z), z a second projection of the input.
+        merge: "sum" or "mean" of the routes' outputs, or a module (B, H, W, K, C) → (B, H, W, C).
+        act_layer: activation after the convolution and on the gate.
+
+    Source: SS2D of VMamba, arXiv 2401.10166, figure 3 (its v0 with gate, its v2 without).
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        routes: str | Sequence[str | Route] = "cross",
+        d_state: int = 1,
+        expand: float = 1.0,
+        dt_rank: int | str = "auto",
+        conv_size: int = 3,
+        conv_bias: bool = False,
+        gate: bool = False,
+        merge: str | nn.Module = "sum",
+        act_layer: Callable[[], nn.Module] = nn.SiLU,
+    ):
+        super().__init__()
+        inner = int(dim * expand)
+        self.gate = gate
+        self.in_proj = nn.Linear(dim, inner * 2 if gate else inner, bias=False)
+        self.conv = nn.Conv2d(
+            inner, inner, conv_size, padding=conv_size // 2, groups=inner, bias=conv_bias
+        )
+        self.act = act_layer()
+        self.s6 = S6(
+            inner,
+            routes=routes,
+            d_state=d_state,
+            dt_rank=math.ceil(dim / 16) if dt_rank == "auto" else int(dt_rank),
+            merge=merge,
+        )
+        self.norm = nn.LayerNorm(inner)
+        self.out_proj = nn.Linear(inner, dim, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Mix the tokens of x (B, H, W, C)."""
+        x = self.in_proj(x)
+        if self.gate:
+            x, z = x.chunk(2, dim=-1)
+        x = self.act(self.conv(x.permute(0, 3, 1, 2))).permute(0, 2, 3, 1)
+        y = self.norm(self.s6(x))
+        return self.out_proj(y * self.act(z) if self.gate else y)

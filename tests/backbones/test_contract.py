@@ -1,0 +1,240 @@
+"""timm's contract, for every registered name. A new family is tested by being registered.
+
+Full-size models run once on a small image; the tiny `test_*` models stand for the rest.
+"""
+
+import math
+
+import pytest
+import timm
+import torch
+from timm.models import group_parameters
+
+import statescan
+
+ALL = statescan.list_models()
+SMALL = statescan.list_models("test_*")
+SIZES = [(64, 64), (33, 47), (5, 130)]
+
+
+def build(name, **kwargs):
+    torch.manual_seed(0)
+    return timm.create_model(name, **kwargs).eval()
+
+
+def image(*size, batch=2, channels=3):
+    return torch.randn(batch, channels, *size, generator=torch.Generator().manual_seed(0))
+
+
+def test_names_are_registered():
+    assert len(ALL) >= 11
+    assert SMALL
+
+
+@pytest.mark.parametrize("name", ALL)
+@torch.no_grad()
+def test_classifies(name):
+    model = build(name)
+    x = image(64, 64, batch=1)
+    features = model.forward_features(x)
+    assert features.shape == (1, 2, 2, model.num_features)
+    assert model.forward_head(features, pre_logits=True).shape == (1, model.head_hidden_size)
+    assert model(x).shape == (1, 1000)
+    assert torch.equal(model(x), model.forward_head(features))
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_structure(name):
+    """What needs no numbers, on the meta device."""
+    model = timm.create_model(name, device="meta")
+    assert {p.device.type for p in model.parameters()} == {"meta"}
+    cfg = model.pretrained_cfg
+    assert cfg["num_classes"] == 1000
+    assert model.get_submodule(cfg["first_conv"]).weight.shape[1] == 3
+    assert model.get_submodule(cfg["classifier"]) is model.get_classifier()
+    for coarse in (False, True):
+        groups = group_parameters(model, model.group_matcher(coarse=coarse))
+        assert sum(map(len, groups.values())) == len(list(model.parameters()))
+        assert len(groups) > (2 if coarse else 4)
+    names = {n for n, _ in model.named_parameters()}
+    assert model.no_weight_decay()
+    assert model.no_weight_decay() < names
+    assert [info["reduction"] for info in model.feature_info] == [4, 8, 16, 32]
+
+
+@pytest.mark.parametrize("name", [n for n in ALL if n not in SMALL])
+def test_weights_have_a_source_and_a_licence(name):
+    cfg = timm.create_model(name, device="meta").pretrained_cfg
+    assert cfg["license"]
+    assert cfg["origin_url"].startswith("https://")
+    assert cfg["paper_ids"].startswith("arXiv:")
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize("name", SMALL)
+@torch.no_grad()
+def test_features_only(name, size):
+    model = build(name)
+    features = build(name, features_only=True, out_indices=(0, 2, 3))
+    features.model.load_state_dict(model.state_dict(), strict=False)
+    x = image(*size)
+    maps = features(x)
+    assert features.feature_info.reduction() == [4, 16, 32]
+    for feature, channels, stride in zip(
+        maps, features.feature_info.channels(), (4, 16, 32), strict=True
+    ):
+        expected = (2, channels, *(math.ceil(s / stride) for s in size))
+        assert feature.shape == expected
+    want = model.forward_intermediates(x, indices=[0, 2, 3], intermediates_only=True)
+    assert all(torch.equal(a, b) for a, b in zip(maps, want, strict=True))
+
+
+@pytest.mark.parametrize("name", SMALL)
+@torch.no_grad()
+def test_forward_intermediates(name):
+    model = build(name)
+    x = image(40, 56)
+    final, maps = model.forward_intermediates(x, norm=True)
+    assert torch.equal(final, model.forward_features(x))
+    assert torch.equal(maps[-1].permute(0, 2, 3, 1), final)
+    nhwc = model.forward_intermediates(x, output_fmt="NHWC", intermediates_only=True)
+    assert torch.equal(nhwc[1].permute(0, 3, 1, 2), maps[1])
+    early = model.forward_intermediates(x, indices=[1], stop_early=True, intermediates_only=True)
+    assert torch.equal(early[0], maps[1])
+    assert len(model.forward_intermediates(x, indices=2, intermediates_only=True)) == 2
+    with pytest.raises(ValueError, match="output_fmt is 'NLC', expected 'NCHW' or 'NHWC'"):
+        model.forward_intermediates(x, output_fmt="NLC")
+
+
+@pytest.mark.parametrize("name", SMALL)
+@torch.no_grad()
+def test_pruned_stages_are_gone(name):
+    model = build(name, out_norms=(0, 3))
+    want = model.forward_intermediates(image(64, 64), indices=[1], intermediates_only=True)[0]
+    assert model.prune_intermediate_layers([1]) == [1]
+    assert len(model.stages) == 2
+    assert not model.out_norms
+    assert torch.equal(model(image(64, 64)).permute(0, 3, 1, 2), want)
+
+
+@pytest.mark.parametrize("name", SMALL)
+@torch.no_grad()
+def test_classifier_can_be_replaced(name):
+    model = build(name)
+    x = image(64, 64)
+    model.reset_classifier(7)
+    assert model(x).shape == (2, 7)
+    model.reset_classifier(0)
+    assert model(x).shape == (2, model.num_features)
+    model.reset_classifier(0, "")
+    assert model(x).shape == (2, 2, 2, model.num_features)
+    model.reset_classifier(5, "catavgmax")
+    assert model(x).shape == (2, 5)
+    assert build(name, num_classes=0)(x).shape == (2, model.num_features)
+    assert build(name, num_classes=4, global_pool="max")(x).shape == (2, 4)
+
+
+@pytest.mark.parametrize("in_chans", [1, 4])
+@pytest.mark.parametrize("name", SMALL)
+@torch.no_grad()
+def test_in_chans(name, in_chans):
+    model = build(name, in_chans=in_chans)
+    assert model(image(32, 32, channels=in_chans)).shape == (2, 1000)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_trains_with_drop_path_and_checkpointing(name):
+    """Every parameter gets a gradient, the same with and without recomputation."""
+    x = image(48, 48)
+    gradients = []
+    for recompute in (False, True):
+        model = build(name, drop_path_rate=0.3, num_classes=5).train()
+        model.set_grad_checkpointing(recompute)
+        torch.manual_seed(1)
+        model(x).square().sum().backward()
+        gradients.append([p.grad for p in model.parameters()])
+    assert all(g is not None and g.abs().max() > 0 for g in gradients[0])
+    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
+
+
+@pytest.mark.parametrize("name", SMALL)
+@torch.no_grad()
+def test_memory_formats(name):
+    model = build(name)
+    x = image(40, 24)
+    want = model(x)
+    strided = image(40, 48)[..., ::2]
+    torch.testing.assert_close(model(x.contiguous(memory_format=torch.channels_last)), want)
+    assert torch.equal(model(strided), model(strided.contiguous()))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("name", SMALL)
+def test_half_precision(name, dtype):
+    """A model in half precision is finite and near its float32 self, forward and backward."""
+    model = build(name, num_classes=5)
+    x = image(64, 64)
+    half = build(name, num_classes=5, dtype=dtype)
+    y = half(x.to(dtype))
+    y.float().sum().backward()
+    assert y.dtype == dtype
+    assert all(p.grad.isfinite().all() for p in half.parameters())
+    noise = 32 * torch.finfo(dtype).eps
+    torch.testing.assert_close(y.float(), model(x), rtol=noise, atol=noise)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_autocast(name):
+    model = build(name, num_classes=5)
+    x = image(64, 64)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = model(x)
+    y.float().sum().backward()
+    assert all(
+        p.grad.dtype == torch.float32 and p.grad.isfinite().all() for p in model.parameters()
+    )
+    torch.testing.assert_close(y.float(), model(x), rtol=0.1, atol=0.1)
+
+
+@pytest.mark.parametrize("name", SMALL)
+@torch.no_grad()
+def test_nan_stays_in_its_image(name):
+    model = build(name)
+    x = image(64, 64, batch=3)
+    clean = model(x)
+    x[1, :, 20, 30] = torch.nan
+    y = model(x)
+    assert y[1].isnan().all()
+    assert torch.equal(y[[0, 2]], clean[[0, 2]])
+
+
+@pytest.mark.parametrize("name", SMALL)
+@torch.no_grad()
+def test_one_image_equals_its_place_in_a_batch(name):
+    model = build(name)
+    x = image(50, 40, batch=3)
+    torch.testing.assert_close(model(x)[1:2], model(x[1:2]))
+
+
+@pytest.mark.parametrize("name", SMALL)
+@torch.no_grad()
+def test_one_pixel(name):
+    y = build(name)(image(1, 1))
+    assert y.shape == (2, 1000)
+    assert y.isfinite().all()
+
+
+@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize(
+    "shape", [(2, 4, 32, 32), (2, 3, 0, 32), (2, 3, 32, 0), (3, 32, 32)], ids=str
+)
+def test_bad_images_are_named(name, shape):
+    sentence = rf"x has shape \({', '.join(map(str, shape))}\), expected \(batch, 3, height, width"
+    with pytest.raises(ValueError, match=sentence):
+        build(name)(torch.zeros(shape))
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_weights_that_were_never_published_cannot_be_had(name):
+    with pytest.raises(RuntimeError, match="No pretrained weights exist for"):
+        build(name, pretrained=True)

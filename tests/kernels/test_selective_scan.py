@@ -1,0 +1,208 @@
+"""The selective scan: every backend against the definition, in value and gradient."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from statescan.kernels.selective_scan import op, selective_scan, selective_scan_reference, streaming
+
+NAMES = ("x", "dt", "A", "B", "C", "D", "dt_weight", "dt_bias")
+
+
+def make_inputs(
+    batch, length, channels, K, N, rank=None, own_x=False, steps=None, dtype=torch.float64, seed=0
+):
+    """Random arguments of the operator, routes among them; all floats require gradients."""
+    rng = torch.Generator().manual_seed(seed)
+
+    def randn(*shape, scale=1.0):
+        return torch.randn(shape, generator=rng, dtype=torch.float64) * scale
+
+    tensors = {
+        "x": randn(batch, length, K, channels) if own_x else randn(batch, length, channels),
+        "dt": randn(batch, length, K, rank or channels),
+        "A": -torch.rand(K, channels, N, generator=rng, dtype=torch.float64) * 2,
+        "B": randn(batch, length, K, N),
+        "C": randn(batch, length, K, N),
+        "D": randn(K, channels),
+        "dt_bias": randn(K, channels),
+    }
+    if rank:
+        tensors["dt_weight"] = randn(K, channels, rank)
+    orders = [torch.randperm(length, generator=rng)[: steps or length] for _ in range(K)]
+    leaves = {name: t.to(dtype).requires_grad_() for name, t in tensors.items()}
+    return leaves, torch.stack(orders).int()
+
+
+def run(function, inputs, routes, merge=True):
+    """Output and gradients of every input for a fixed random gradient of the output."""
+    y = function(**inputs, routes=routes, merge=merge)
+    rng = torch.Generator().manual_seed(1)
+    dy = torch.randn(y.shape, generator=rng, dtype=torch.float64).to(y.dtype)
+    return {"y": y.detach()} | dict(
+        zip(inputs, torch.autograd.grad(y, list(inputs.values()), dy), strict=True)
+    )
+
+
+def assert_matches(got, want, tolerance):
+    for name, value in want.items():
+        error = (got[name].double() - value.double()).abs().max()
+        scale = value.double().abs().max().clamp_min(1)
+        assert error <= tolerance * scale, f"{name}: {error:.1e} of {scale:.1e}"
+
+
+CASES = [
+    # batch, length, channels, K, N, rank, own_x, steps
+    pytest.param(2, 63, 8, 4, 1, None, False, None, id="B2-L63-C8-K4-N1"),
+    pytest.param(1, 65, 3, 2, 5, 2, False, None, id="B1-L65-C3-K2-N5-R2"),
+    pytest.param(3, 12, 5, 3, 2, 1, True, None, id="B3-L12-C5-K3-N2-R1-own-x"),
+    pytest.param(2, 20, 4, 2, 1, None, False, 7, id="B2-L20-C4-K2-N1-part-of-the-grid"),
+    pytest.param(1, 1, 1, 1, 1, None, False, None, id="B1-L1-C1-K1-N1"),
+    pytest.param(1, 2, 7, 1, 16, 3, True, None, id="B1-L2-C7-K1-N16-R3-own-x"),
+]
+
+
+@pytest.mark.parametrize("merge", [True, False], ids=["merged", "apart"])
+@pytest.mark.parametrize(("batch", "length", "channels", "K", "N", "rank", "own_x", "steps"), CASES)
+def test_streaming_equals_reference(batch, length, channels, K, N, rank, own_x, steps, merge):
+    inputs, routes = make_inputs(batch, length, channels, K, N, rank, own_x, steps)
+    want = run(selective_scan_reference, inputs, routes, merge)
+    assert_matches(run(selective_scan, inputs, routes, merge), want, 1e-12)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    sizes=st.tuples(*[st.integers(1, n) for n in (3, 70, 5, 3, 3)]),
+    rank=st.sampled_from([None, 1, 3]),
+    own_x=st.booleans(),
+    data=st.data(),
+)
+def test_any_routes(sizes, rank, own_x, data):
+    """Routes may repeat positions, leave some out, and take no step."""
+    batch, length, channels, K, N = sizes
+    inputs, _ = make_inputs(batch, length, channels, K, N, rank, own_x)
+    steps = data.draw(st.integers(1, 70))
+    entries = st.lists(st.integers(-1, length - 1), min_size=steps, max_size=steps)
+    routes = torch.tensor(data.draw(st.lists(entries, min_size=K, max_size=K)))
+    want = run(selective_scan_reference, inputs, routes)
+    assert_matches(run(selective_scan, inputs, routes), want, 1e-11)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_low_precision_is_as_good_as_its_inputs(dtype):
+    """States stay float32: only reading the inputs and writing the outputs may round."""
+    rounded, routes = make_inputs(2, 130, 6, 4, 2, rank=2, dtype=dtype)
+    exact = {name: t.detach().double().requires_grad_() for name, t in rounded.items()}
+    got = run(selective_scan, rounded, routes)
+    want = run(selective_scan, exact, routes)
+    assert all(got[name].dtype == dtype for name in got)
+    assert_matches(got, want, max(4 * torch.finfo(dtype).eps, 2e-5))
+
+
+def test_positions_nobody_visits_are_zero():
+    inputs, _ = make_inputs(1, 5, 2, 1, 1)
+    y = selective_scan(**inputs, routes=torch.tensor([[0, 3]]))
+    assert y[:, [1, 2, 4]].abs().max() == 0
+    assert y[:, [0, 3]].abs().min() > 0
+
+
+def test_routes_default_to_the_order_of_the_positions():
+    inputs, _ = make_inputs(2, 9, 3, 1, 2)
+    want = selective_scan(**inputs, routes=torch.arange(9)[None])
+    assert torch.equal(selective_scan(**inputs), want)
+
+
+def test_skip_and_bias_are_optional():
+    inputs, routes = make_inputs(2, 9, 3, 2, 2)
+    del inputs["D"], inputs["dt_bias"]
+    want = run(selective_scan_reference, inputs, routes)
+    assert_matches(run(selective_scan, inputs, routes), want, 1e-12)
+
+
+def test_same_bits_in_every_run():
+    inputs, routes = make_inputs(3, 200, 16, 4, 2, rank=3, dtype=torch.float32)
+    first = run(selective_scan, inputs, routes)
+    for _ in range(5):
+        again = run(selective_scan, inputs, routes)
+        assert all(torch.equal(first[name], again[name]) for name in first)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_bad_numbers_stay_in_their_sample(bad):
+    inputs, routes = make_inputs(3, 80, 4, 2, 2, dtype=torch.float32)
+    clean = selective_scan(**inputs, routes=routes)
+    spoilt = inputs["x"].detach().clone()
+    spoilt[1, 40] = bad
+    y = selective_scan(**{**inputs, "x": spoilt}, routes=routes)
+    assert not y[1].isfinite().all()
+    assert torch.equal(y[[0, 2]], clean[[0, 2]])
+
+
+def test_step_sizes_far_beyond_softplus_linear_range():
+    inputs, routes = make_inputs(1, 20, 4, 2, 2, dtype=torch.float32)
+    inputs["dt"] = torch.linspace(-1e4, 1e4, 160).view(1, 20, 2, 4).requires_grad_()
+    got = run(selective_scan, inputs, routes)
+    exact = {name: t.detach().double().requires_grad_() for name, t in inputs.items()}
+    assert all(value.isfinite().all() for value in got.values())
+    assert_matches(got, run(selective_scan_reference, exact, routes), 1e-5)
+
+
+def test_softplus_is_accurate_at_both_ends():
+    z = torch.linspace(-80, 80, 200_001)
+    want = torch.nn.functional.softplus(z.double(), threshold=1000)
+    assert ((streaming.softplus(z) - want).abs() / want).max() < 5e-6
+    ends = streaming.softplus(torch.tensor([-torch.inf, torch.inf]))
+    assert ends.tolist() == [0, torch.inf]
+
+
+@pytest.mark.parametrize("rank", [None, 2], ids=["dt", "low-rank-dt"])
+def test_opcheck(rank):
+    inputs, routes = make_inputs(2, 70, 3, 2, 2, rank, dtype=torch.float32)
+    arguments = [inputs.get(name) for name in NAMES]
+    torch.library.opcheck(op._forward, (*arguments, routes, True))
+
+
+def test_compiles_without_graph_break():
+    inputs, routes = make_inputs(2, 70, 3, 2, 2, rank=2, dtype=torch.float32)
+    compiled = torch.compile(selective_scan, fullgraph=True, backend="aot_eager")
+    assert_matches(run(compiled, inputs, routes), run(selective_scan, inputs, routes), 0)
+
+
+def test_runs_under_autocast_on_mixed_dtypes():
+    inputs, routes = make_inputs(2, 30, 4, 2, 1, rank=2, dtype=torch.float32)
+    for name in ("x", "dt", "B", "C"):
+        inputs[name] = inputs[name].detach().bfloat16().requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        got = run(selective_scan, inputs, routes)
+    assert got["y"].dtype == got["x"].dtype == torch.bfloat16
+    assert got["A"].dtype == torch.float32
+
+
+def replace(name, value):
+    return lambda inputs: inputs.update({name: value})
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (replace("x", torch.zeros(2, 9, 5)), "x has 5 channels, A was made for 4"),
+        (replace("x", torch.zeros(9, 4)), r"x has shape \(9, 4\), expected 3 or 4 dimensions"),
+        (replace("dt", torch.zeros(2, 9, 3, 4)), r"dt has shape .*, expected \(2, 9, 2, 4\)"),
+        (replace("B", torch.zeros(2, 9, 2, 7)), r"B has shape .*, expected \(2, 9, 2, 3\)"),
+        (replace("C", torch.zeros(2, 9, 2, 3).long()), "C has dtype torch.int64, expected a float"),
+        (replace("D", torch.zeros(2, 4, device="meta")), "D is on meta, x is on cpu"),
+        (replace("dt_weight", torch.zeros(2, 4, 2)), r"dt has shape .*, expected \(2, 9, 2, 2\)"),
+        (replace("routes", torch.zeros(3, 9).int()), r"routes has shape .*, expected \(2, 9\)"),
+        (replace("routes", torch.zeros(2, 9)), "routes has dtype torch.float32, expected an int"),
+        (replace("routes", torch.full((2, 9), 9)), r"routes holds 9, expected positions in \[0, 9"),
+        (replace("routes", torch.full((2, 9), -2)), "routes holds -2, expected positions"),
+        (replace("routes", torch.zeros(2, 0).int()), "expected at least one step"),
+    ],
+)
+def test_bad_arguments_are_named(change, sentence):
+    inputs, routes = make_inputs(2, 9, 4, 2, 3, dtype=torch.float32)
+    inputs["routes"] = routes
+    change(inputs)
+    with pytest.raises(ValueError, match=sentence):
+        selective_scan(**inputs)

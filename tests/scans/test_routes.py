@@ -1,0 +1,254 @@
+"""Routes: permutations or partitions of every grid, and the published orders."""
+
+import copy
+import pickle
+from functools import partial
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from statescan.scans import ROUTE_SETS, routes
+from statescan.scans.routes import (
+    Atrous,
+    Flip,
+    Reverse,
+    Transpose,
+    Windowed,
+    column,
+    diagonal,
+    hilbert,
+    raster,
+    resolve_routes,
+    route_table,
+    serpentine,
+    spiral,
+    uses_blank,
+)
+
+SIZES = [(H, W) for H in range(1, 18) for W in range(1, 14)]
+PERMUTATIONS = [
+    *(raster, column, serpentine, diagonal, spiral, hilbert),
+    *(Windowed(1), Windowed(2), Windowed(7), Windowed(20)),
+    *(Reverse(spiral), Transpose(diagonal), Flip(hilbert, 0), Flip(Windowed(3), 1)),
+]
+EVERY_ROUTE = {*PERMUTATIONS, *(route for routes in ROUTE_SETS.values() for route in routes)}
+
+
+def visits(table, H, W):
+    """The step at which each position is visited, as nested lists."""
+    steps = torch.empty(H * W, dtype=torch.long)
+    steps[table] = torch.arange(H * W)
+    return steps.view(H, W).tolist()
+
+
+def step_lengths(table, W):
+    """How far each step goes, (rows, columns)."""
+    return torch.stack([(table // W).diff().abs(), (table % W).diff().abs()])
+
+
+@pytest.mark.parametrize("route", PERMUTATIONS, ids=str)
+def test_visits_every_position_once(route):
+    for H, W in SIZES:
+        table = route(H, W)
+        assert table.dtype == torch.int64
+        assert torch.equal(table.sort().values, torch.arange(H * W)), (H, W)
+
+
+@pytest.mark.parametrize("pad", [False, True], ids=["cut", "padded"])
+@pytest.mark.parametrize("step", [1, 2, 3])
+def test_atrous_phases_partition_the_grid(step, pad):
+    phases = [Atrous(step, (i, j), pad) for i in range(step) for j in range(step)]
+    for H, W in SIZES:
+        tables = [phase(H, W) for phase in phases]
+        together = torch.cat(tables)
+        assert torch.equal(together[together < H * W].sort().values, torch.arange(H * W)), (H, W)
+        if pad:
+            assert len({len(table) for table in tables}) == 1
+
+
+@pytest.mark.parametrize("size", [1, 2, 7])
+def test_padded_windows_fill_up_with_the_blank_token(size):
+    for H, W in SIZES:
+        table = Windowed(size, pad=True)(H, W)
+        inside = table < H * W
+        assert torch.equal(table[inside], Windowed(size)(H, W)), (H, W)
+        assert (table[~inside] == H * W).all()
+        assert len(table) == -(-H // size) * -(-W // size) * size**2
+
+
+@pytest.mark.parametrize(
+    ("route", "steps"),
+    [
+        (raster, [[0, 1, 2], [3, 4, 5], [6, 7, 8]]),
+        (column, [[0, 3, 6], [1, 4, 7], [2, 5, 8]]),
+        (serpentine, [[0, 1, 2], [5, 4, 3], [6, 7, 8]]),
+        (diagonal, [[0, 1, 5], [2, 4, 6], [3, 7, 8]]),
+        (spiral, [[0, 1, 2], [7, 8, 3], [6, 5, 4]]),
+        (Windowed(2), [[0, 1, 4], [2, 3, 5], [6, 7, 8]]),
+        (Reverse(raster), [[8, 7, 6], [5, 4, 3], [2, 1, 0]]),
+        (Transpose(diagonal), [[0, 2, 3], [1, 4, 7], [5, 6, 8]]),
+        (Flip(spiral, 0), [[6, 5, 4], [7, 8, 3], [0, 1, 2]]),
+        (Flip(diagonal, 1), [[5, 1, 0], [6, 4, 2], [8, 7, 3]]),
+    ],
+    ids=str,
+)
+def test_order_on_three_by_three(route, steps):
+    assert visits(route(3, 3), 3, 3) == steps
+
+
+def test_order_on_oblong_grids():
+    assert visits(spiral(2, 3), 2, 3) == [[0, 1, 2], [5, 4, 3]]
+    assert visits(spiral(3, 4), 3, 4) == [[0, 1, 2, 3], [9, 10, 11, 4], [8, 7, 6, 5]]
+    assert visits(diagonal(2, 3), 2, 3) == [[0, 1, 4], [2, 3, 5]]
+    assert visits(Transpose(serpentine)(2, 3), 2, 3) == [[0, 3, 4], [1, 2, 5]]
+    assert visits(hilbert(2, 2), 2, 2) == [[0, 3], [1, 2]]
+
+
+@pytest.mark.parametrize("route", [serpentine, spiral], ids=lambda r: r.__name__)
+def test_every_step_is_to_a_neighbour(route):
+    for H, W in SIZES:
+        assert (step_lengths(route(H, W), W).sum(0) == 1).all(), (H, W)
+
+
+def test_hilbert_steps_to_neighbours_with_at_most_one_diagonal():
+    for H, W in SIZES:
+        lengths = step_lengths(hilbert(H, W), W)
+        if lengths.numel():
+            assert lengths.amax() == 1
+            assert (lengths.sum(0) == 2).sum() <= max(H, W) % 2, (H, W)
+
+
+def test_hilbert_keeps_near_what_is_near():
+    """Half of the tiles of 4x4 in a row of the raster; a whole tile in the Hilbert curve."""
+    table = hilbert(16, 16)
+    tile = (table // 16 // 4) * 4 + table % 16 // 4
+    assert (tile.diff() != 0).sum() == 15
+
+
+def test_diagonal_steps_are_at_most_diagonal():
+    for H, W in SIZES:
+        if H * W > 1:
+            assert step_lengths(diagonal(H, W), W).amax() == 1
+
+
+@pytest.mark.parametrize("route", EVERY_ROUTE, ids=str)
+def test_combinations_undo_themselves(route):
+    for H, W in [(1, 1), (3, 5), (6, 4)]:
+        table = route(H, W)
+        assert torch.equal(Reverse(Reverse(route))(H, W), table)
+        assert torch.equal(Transpose(Transpose(route))(H, W), table)
+        for axis in (0, 1):
+            assert torch.equal(Flip(Flip(route, axis), axis)(H, W), table)
+
+
+@given(H=st.integers(1, 40), W=st.integers(1, 40))
+def test_transposed_raster_is_column(H, W):
+    assert torch.equal(Transpose(raster)(H, W), column(H, W))
+    assert torch.equal(Flip(Flip(raster, 0), 1)(H, W), Reverse(raster)(H, W))
+
+
+@pytest.mark.parametrize("route", EVERY_ROUTE, ids=str)
+def test_routes_are_values(route):
+    again = pickle.loads(pickle.dumps(route))
+    assert again == route == copy.deepcopy(route)
+    assert hash(again) == hash(route)
+
+
+def test_repr_is_the_call_that_makes_the_route():
+    assert repr(Reverse(Transpose(raster))) == "Reverse(Transpose(raster))"
+    assert repr(Windowed(2)) == "Windowed(2, False)"
+
+
+def test_blank_token_is_announced():
+    assert uses_blank(Reverse(Windowed(2, pad=True)))
+    assert not uses_blank(Reverse(Windowed(2)))
+    assert not uses_blank(raster)
+
+
+def test_cross_is_vmambas_order():
+    table = route_table(resolve_routes("cross"), 2, 3)
+    assert table.dtype == torch.int32
+    assert table.tolist() == [
+        [0, 1, 2, 3, 4, 5],
+        [0, 3, 1, 4, 2, 5],
+        [5, 4, 3, 2, 1, 0],
+        [5, 2, 4, 1, 3, 0],
+    ]
+
+
+def test_atrous_set_is_efficientvmambas_order():
+    table = route_table(resolve_routes("atrous"), 4, 4)
+    assert table.tolist() == [[0, 2, 8, 10], [4, 12, 6, 14], [1, 3, 9, 11], [5, 13, 7, 15]]
+
+
+def test_short_routes_end_without_steps():
+    table = route_table(resolve_routes("atrous"), 1, 3)
+    assert table.tolist() == [[0, 2], [-1, -1], [1, -1], [-1, -1]]
+
+
+@pytest.mark.parametrize("name", ROUTE_SETS)
+def test_sets_cover_the_grid_at_every_size(name):
+    for H, W in SIZES:
+        table = route_table(resolve_routes(name), H, W)
+        assert set(range(H * W)) <= set(table.flatten().tolist())
+
+
+def test_resolving():
+    own = partial(torch.arange, 0)
+    assert resolve_routes("bidirectional") == (raster, Reverse(raster))
+    assert resolve_routes(["raster", own, "bidirectional"]) == (
+        raster,
+        own,
+        raster,
+        Reverse(raster),
+    )
+    with pytest.raises(ValueError, match="routes is 'hilbrt': did you mean 'hilbert'"):
+        resolve_routes("hilbrt")
+    with pytest.raises(ValueError, match="routes is 'xyz': known are atrous, bidirectional, cross"):
+        resolve_routes(["raster", "xyz"])
+    with pytest.raises(ValueError, match="routes is empty, expected at least one route"):
+        resolve_routes(())
+
+
+@pytest.mark.parametrize("size", [(0, 3), (3, 0)], ids=str)
+def test_empty_grid_is_refused(size):
+    with pytest.raises(ValueError, match=f"the grid is {size[0]}x{size[1]}, expected at least 1x1"):
+        route_table((raster,), *size)
+
+
+def test_tables_are_kept_but_not_without_end(monkeypatch):
+    first = route_table((raster,), 3, 5)
+    assert route_table((raster,), 3, 5) is first
+    assert route_table((Reverse(spiral),), 3, 5) is route_table((Reverse(spiral),), 3, 5)
+    monkeypatch.setattr(routes, "_TABLES_KEPT", 4)
+    for W in range(1, 10):
+        route_table((raster,), 1, W)
+    assert len(routes._tables) <= 300
+    assert route_table((raster,), 3, 5) is not None
+
+
+class Tables(torch.nn.Module):
+    def forward(self, x):
+        return route_table(resolve_routes("cross"), x.shape[0], x.shape[1]) + 0
+
+
+def test_exports_with_any_height_and_width():
+    H, W = torch.export.Dim("H", min=2, max=512), torch.export.Dim("W", min=2, max=512)
+    program = torch.export.export(Tables(), (torch.zeros(5, 4),), dynamic_shapes=({0: H, 1: W},))
+    for size in [(5, 4), (2, 9), (17, 13)]:
+        want = route_table(resolve_routes("cross"), *size)
+        assert torch.equal(program.module()(torch.zeros(size)), want)
+
+
+@pytest.mark.parametrize("name", ROUTE_SETS)
+def test_compiles_without_graph_break(name):
+    torch.compiler.reset()
+    compiled = torch.compile(
+        lambda x: x + route_table(resolve_routes(name), 5, 4).sum(),
+        fullgraph=True,
+        backend="eager",
+    )
+    want = route_table(resolve_routes(name), 5, 4).sum()
+    assert compiled(torch.zeros(1)) == want

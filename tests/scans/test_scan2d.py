@@ -1,0 +1,104 @@
+"""Scan2d and S6 against their equations written out."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from statescan.scans import S6, Scan2d
+from statescan.scans.routes import Reverse, Windowed, column, raster, spiral
+
+
+def image(*shape):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+
+def make(module, *args, **kwargs):
+    torch.manual_seed(0)
+    return module(*args, **kwargs).double()
+
+
+def s6_written_out(s6, x):
+    """Mamba's equations on (B, H, W, C), one route and one step after the other: (B, L, K, C)."""
+    H, W = x.shape[1:3]
+    tokens = F.pad(x.flatten(1, 2), (0, 0, 0, 1))
+    out = torch.zeros(x.shape[0], H * W + 1, len(s6.routes), x.shape[-1], dtype=x.dtype)
+    for k, route in enumerate(s6.routes):
+        h = 0
+        for p in route(H, W).tolist():
+            u = tokens[:, p]
+            dt, B, C = (u @ s6.x_proj_weight[k].T).split([s6.dt_rank, s6.d_state, s6.d_state], -1)
+            delta = F.softplus(dt @ s6.dt_proj_weight[k].T + s6.dt_proj_bias[k])
+            decay = torch.exp(delta[..., None] * -s6.A_log[k].exp())
+            h = decay * h + (delta * u)[..., None] * B[:, None]
+            out[:, p, k] += (h * C[:, None]).sum(-1) + s6.D[k] * u
+    return out[:, : H * W].unflatten(1, (H, W))
+
+
+@pytest.mark.parametrize(
+    ("routes", "d_state", "size"),
+    [
+        ("cross", 1, (5, 4)),
+        (("raster", spiral), 3, (4, 7)),
+        ("atrous", 2, (5, 3)),
+        ((Windowed(2, pad=True), Reverse(Windowed(3, pad=True))), 2, (5, 4)),
+        ("hilbert", 1, (1, 1)),
+    ],
+    ids=["cross", "own-choice", "atrous", "padded-windows", "one-pixel"],
+)
+def test_s6_equals_its_equations(routes, d_state, size):
+    s6 = make(S6, 6, routes=routes, d_state=d_state, dt_rank=2)
+    x = image(2, *size, 6)
+    want = s6_written_out(s6, x).sum(3)
+    torch.testing.assert_close(s6(x), want, rtol=1e-10, atol=1e-10)
+
+
+class Weighted(nn.Module):
+    def forward(self, y):
+        return y[..., 0, :] - 2 * y[..., 1, :]
+
+
+def test_merges():
+    x = image(2, 3, 4, 6)
+    apart = s6_written_out(make(S6, 6, routes=(raster, column)), x)
+    for merge, want in [
+        ("sum", apart.sum(3)),
+        ("mean", apart.mean(3)),
+        (Weighted(), apart[..., 0, :] - 2 * apart[..., 1, :]),
+    ]:
+        s6 = make(S6, 6, routes=(raster, column), merge=merge)
+        torch.testing.assert_close(s6(x), want, rtol=1e-10, atol=1e-10)
+    with pytest.raises(ValueError, match="merge is 'median', expected one of"):
+        S6(6, merge="median")
+
+
+def test_initial_step_sizes_and_decays_are_mambas():
+    s6 = make(S6, 64, d_state=4, dt_rank=4)
+    dt = F.softplus(s6.dt_proj_bias)
+    assert 1e-3 <= dt.min() < 2e-3
+    assert 0.08 < dt.max() <= 0.1
+    assert torch.equal(s6.A_log[1, 5].exp().round(), torch.arange(1, 5).double())
+    assert (s6.D == 1).all()
+
+
+@pytest.mark.parametrize("gate", [False, True], ids=["plain", "gated"])
+def test_scan2d_equals_its_definition(gate):
+    scan = make(Scan2d, 32, d_state=2, expand=2, gate=gate, conv_bias=True)
+    x = image(2, 5, 4, 32)
+    inner, z = scan.in_proj(x).split([64, 64 if gate else 0], dim=-1)
+    inner = F.silu(scan.conv(inner.permute(0, 3, 1, 2))).permute(0, 2, 3, 1)
+    y = scan.norm(s6_written_out(scan.s6, inner).sum(3))
+    want = scan.out_proj(y * F.silu(z) if gate else y)
+    assert scan.s6.dt_rank == 2
+    torch.testing.assert_close(scan(x), want, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("routes", ["raster", "cross", "serpentine", "hilbert", "windowed"])
+def test_every_parameter_learns(routes):
+    scan = make(Scan2d, 8, routes=routes, gate=True)
+    scan(image(1, 6, 5, 8)).square().sum().backward()
+    assert all(p.grad.abs().max() > 0 for p in scan.parameters())
+
+
+def test_repr_names_the_routes():
+    assert "routes=(raster, column, Reverse(raster), Reverse(column))" in repr(Scan2d(8))
