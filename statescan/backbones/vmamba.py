@@ -145,11 +145,11 @@ def checkpoint_filter_fn(state_dict: Mapping[str, Tensor], model: nn.Module) -> 
     Takes the names of the first release and the out-norms of detection backbones too. Nothing is
     dropped.
     """
-    if any(key.startswith(("stem.", "stages.")) for key in state_dict):
+    if not any(key.startswith(("patch_embed.", "layers.")) for key in state_dict):
         return dict(state_dict)
-    conv_stem = any(key.startswith("patch_embed.5.") for key in state_dict)
-    names = OFFICIAL_NAMES + (CONV_STEM_NAMES if conv_stem else PATCH_STEM_NAMES)
     wanted = model.state_dict()
+    stem_names = CONV_STEM_NAMES if "stem.conv1.weight" in wanted else PATCH_STEM_NAMES
+    names = OFFICIAL_NAMES + stem_names
     return {
         key: _official_shape(value, wanted[key]) if key in wanted else value
         for key, value in rename(state_dict, names).items()
