@@ -1,7 +1,14 @@
 """Backbones registered with timm, one file a family."""
 
 from ._checkpoint import read_checkpoint
-from ._official import from_official, list_models
+from ._official import from_official, list_models, load_official, out_norms_in
 from .vmamba import VMamba
 
-__all__ = ["VMamba", "from_official", "list_models", "read_checkpoint"]
+__all__ = [
+    "VMamba",
+    "from_official",
+    "list_models",
+    "load_official",
+    "out_norms_in",
+    "read_checkpoint",
+]

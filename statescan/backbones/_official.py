@@ -55,20 +55,20 @@ def from_official(
     file, model_class = FAMILIES[family]
     module = import_module(f".{file}", __package__)
     kwargs = module.from_official_kwargs(**official_kwargs)
-    kwargs["out_norms"] = _out_norms(state_dict or {})
+    kwargs["out_norms"] = out_norms_in(state_dict or {})
     model = getattr(module, model_class)(**{**kwargs, **overrides})
     if state_dict is not None:
-        _load(model, state_dict)
+        load_official(model, state_dict)
     return model
 
 
-def _out_norms(state_dict: Mapping[str, Tensor]) -> list[int]:
+def out_norms_in(state_dict: Mapping[str, Tensor]) -> list[int]:
     """The stages that a detection or segmentation backbone normalises, by the authors' names."""
     matches = (re.fullmatch(r"outnorm(\d+)\.weight", key) for key in state_dict)
     return sorted(int(match[1]) for match in matches if match)
 
 
-def _load(model: nn.Module, state_dict: Mapping[str, Tensor]) -> None:
+def load_official(model: nn.Module, state_dict: Mapping[str, Tensor]) -> None:
     """Load strictly, after leaving out a last norm and classifier that the weights lack."""
     own = model.checkpoint_filter_fn(state_dict, model)
     if "head.fc.weight" not in own:

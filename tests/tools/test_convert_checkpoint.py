@@ -1,0 +1,82 @@
+"""The converter, run as a user runs it."""
+
+import gzip
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+
+import statescan  # noqa: F401  registers the models
+
+ROOT = Path(__file__).parents[2]
+VARIANTS = ROOT / "tests/golden/vmamba/variants.json.gz"
+
+
+def run(*args):
+    command = [sys.executable, ROOT / "tools/convert_checkpoint.py", *map(str, args)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+
+
+@pytest.fixture(scope="module")
+def official(tmp_path_factory):
+    """A checkpoint with the published tiny model's keys and shapes, and random numbers."""
+    with gzip.open(VARIANTS) as file:
+        shapes = next(
+            v["state_dict"]
+            for v in json.load(file)["variants"]
+            if v["checkpoint_url_name"] == "vssm1_tiny_0230s_ckpt_epoch_264.pth"
+        )
+    path = tmp_path_factory.mktemp("official") / "official.pth"
+    weights = {key: torch.rand(shape) for key, shape in shapes.items()}
+    torch.save({"model": weights}, path)
+    return path, weights
+
+
+def test_classifier(official, tmp_path):
+    path, weights = official
+    done = run(path, tmp_path / "ours.safetensors", "--model", "vmamba_tiny_s1l8")
+    assert done.returncode == 0, done.stderr
+    assert f"{len(weights)} weights of vmamba_tiny_s1l8" in done.stdout
+    model = timm.create_model(
+        "vmamba_tiny_s1l8", checkpoint_path=str(tmp_path / "ours.safetensors")
+    )
+    assert torch.equal(model.head.fc.weight, weights["classifier.head.weight"])
+    assert torch.equal(model.stages[1].downsample.conv.bias, weights["layers.0.downsample.1.bias"])
+
+
+def test_detector(official, tmp_path):
+    _, weights = official
+    detector = {f"backbone.{k}": v for k, v in weights.items() if not k.startswith("classifier")}
+    for i, dim in enumerate((96, 192, 384, 768)):
+        detector |= {f"backbone.outnorm{i}.{p}": torch.rand(dim) for p in ("weight", "bias")}
+    detector["neck.conv.weight"] = torch.rand(3)
+    torch.save({"state_dict": detector}, tmp_path / "detector.pth")
+    target = tmp_path / "ours.safetensors"
+    done = run(
+        tmp_path / "detector.pth", target, "--model", "vmamba_tiny_s1l8", "--prefix", "backbone."
+    )
+    assert done.returncode == 0, done.stderr
+    assert "left out: 1 weights under neck." in done.stdout
+    ours = statescan.read_checkpoint(target)
+    assert torch.equal(ours["out_norms.2.weight"], detector["backbone.outnorm2.weight"])
+    assert not [key for key in ours if key.startswith(("head", "norm."))]
+
+
+@pytest.mark.parametrize(
+    ("args", "sentence"),
+    [
+        (["none.pth", "x.safetensors", "--model", "vmamba_nano"], "'none.pth' does not exist"),
+        (["none.pth", "x.pth", "--model", "vmamba_nano"], "expected a name ending in .safetensors"),
+        (["none.pth", "x.safetensors", "--model", "vmamba_nona"], "did you mean 'vmamba_nano'?"),
+    ],
+)
+def test_bad_arguments(args, sentence):
+    done = run(*args)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ")
+    assert sentence in done.stderr
+    assert "Traceback" not in done.stderr
