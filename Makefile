@@ -1,6 +1,8 @@
 # Everything happens in .venv, made from constraints.txt; PyPI is the only source.
 PYTHON ?= python3
 BIN := .venv/bin
+# Idle OpenMP threads sleep instead of spinning: on a shared machine that is many times faster.
+export OMP_WAIT_POLICY ?= passive
 
 .PHONY: install demo test lint bench clean
 

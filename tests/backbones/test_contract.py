@@ -238,3 +238,26 @@ def test_bad_images_are_named(name, shape):
 def test_weights_that_were_never_published_cannot_be_had(name):
     with pytest.raises(RuntimeError, match="No pretrained weights exist for"):
         build(name, pretrained=True)
+
+
+@pytest.mark.parametrize("name", SMALL)
+@torch.no_grad()
+def test_exports_with_any_batch_height_and_width(name):
+    model = build(name)
+    batch = torch.export.Dim("batch", max=64)
+    height, width = (torch.export.Dim(d, min=33, max=1024) for d in ("height", "width"))
+    program = torch.export.export(
+        model, (image(64, 48),), dynamic_shapes=({0: batch, 2: height, 3: width},)
+    ).module()
+    for x in (image(64, 48), image(97, 161, batch=3), image(33, 40, batch=1)):
+        torch.testing.assert_close(program(x), model(x))
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_compiles_without_graph_break(name):
+    torch.compiler.reset()
+    model = build(name, num_classes=5)
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(image(40, 56)), model(image(40, 56)))
+    compiled(image(40, 56)).sum().backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters())

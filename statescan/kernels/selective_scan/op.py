@@ -29,9 +29,9 @@ def _(x, dt, A, B, C, D, dt_weight, dt_bias, routes, merge):
     batch, length, K, _ = dt.shape
     channels, N = A.shape[1:]
     y = x.new_empty((batch, length, channels) if merge else (batch, length, K, channels))
-    chunks = (routes.shape[1] + streaming.CHUNK - 1) // streaming.CHUNK
+    states = (routes.shape[1] + streaming.CHUNK - 1) // streaming.CHUNK + 1
     dtype = streaming.compute_dtype(x, dt, A, B, C)
-    return y, x.new_empty((chunks, K, batch, N, channels), dtype=dtype)
+    return y, x.new_empty((states, K, batch, N, channels), dtype=dtype)
 
 
 @torch.library.custom_op("statescan::selective_scan_backward", mutates_args=())

@@ -171,7 +171,7 @@ def forward(x, dt, A, B, C, D, dt_weight, dt_bias, routes, merge) -> tuple[Tenso
     batch, length, K, _ = dt.shape
     channels, N = A.shape[1:]
     y = inputs.A.new_zeros(batch * length * (1 if merge else K), channels)
-    saved = inputs.A.new_empty(len(steps), K, batch, N, channels)
+    saved = inputs.A.new_empty(len(steps) + 1, K, batch, N, channels)
     for samples in blocks(inputs):
         h = torch.zeros_like(saved[0, :, samples])
         for i, part in enumerate(steps):
@@ -183,6 +183,7 @@ def forward(x, dt, A, B, C, D, dt_weight, dt_bias, routes, merge) -> tuple[Tenso
             if chunk.skip is not None:
                 out.masked_fill_(chunk.skip, 0)
             add_rows(y, chunk.position if merge else chunk.visit, out)
+        saved[-1, :, samples] = h
     shape = (batch, length, channels) if merge else (batch, length, K, channels)
     return y.view(shape).to(x.dtype), saved
 

@@ -1,0 +1,63 @@
+"""What is VMamba's own."""
+
+import pytest
+import timm
+import torch
+
+import statescan
+from statescan.backbones import VMamba
+from statescan.scans.routes import hilbert
+
+SIZES = [(224, 224), (97, 161), (512, 768)]
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    torch.manual_seed(0)
+    return timm.create_model("vmamba_tiny_s1l8").eval()
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
+@torch.no_grad()
+def test_tiny_takes_any_size(tiny, size):
+    y = tiny(torch.randn(1, 3, *size))
+    assert y.shape == (1, 1000)
+    assert y.isfinite().all()
+
+
+def test_nano_is_small():
+    parameters = timm.create_model("vmamba_nano", device="meta").parameters()
+    assert sum(p.numel() for p in parameters) <= 1_500_000
+
+
+def test_drop_path_rises_to_its_rate_over_all_blocks():
+    model = timm.create_model("vmamba_tiny_s1l8", drop_path_rate=0.26, device="meta")
+    rates = [getattr(b.drop_path, "drop_prob", 0.0) for stage in model.stages for b in stage.blocks]
+    torch.testing.assert_close(rates, torch.linspace(0, 0.26, 14).tolist())
+
+
+@pytest.mark.parametrize(
+    "routes", ["hilbert", "windowed", ("raster", hilbert)], ids=["hilbert", "windowed", "two"]
+)
+def test_other_routes_by_one_keyword(routes):
+    model = timm.create_model("test_vmamba", routes=routes)
+    model(torch.randn(1, 3, 40, 56)).sum().backward()
+    assert len(model.stages[0].blocks[0].scan.s6.routes) == (2 if len(routes) == 2 else 4)
+
+
+def test_patch_stem_needs_one_patch():
+    model = VMamba(depths=(1,), dims=(8,), stem="patch")
+    with pytest.raises(ValueError, match="x is 3x9 pixels, this stem needs at least 4x4"):
+        model(torch.zeros(1, 3, 3, 9))
+
+
+def test_layer_norms_have_the_authors_epsilon():
+    model = timm.create_model("vmamba_v0_tiny", device="meta")
+    norms = [m for m in model.modules() if isinstance(m, torch.nn.LayerNorm)]
+    assert len(norms) > 30
+    assert {m.eps for m in norms} == {1e-5}
+
+
+def test_list_models():
+    assert "vmamba_nano" in statescan.list_models("vmamba_*")
+    assert not [name for name in statescan.list_models() if name.startswith("resnet")]
