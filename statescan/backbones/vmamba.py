@@ -67,6 +67,8 @@ class VMamba(Pyramid):
         downsample: "conv" (3x3 of stride 2) or "merge" (2x2 patches).
         drop_rate: dropout before the classifier.
         drop_path_rate: stochastic depth of the last block, rising linearly from 0.
+        init_std: deviation of linear weights at the start; None for 1/√inputs, without which
+            narrow models hardly learn.
         out_norms: stages whose feature map gets a LayerNorm of its own; True for all.
         device: where the parameters are made.
         dtype: type of the parameters.
@@ -90,6 +92,7 @@ class VMamba(Pyramid):
         downsample: str = "conv",
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
+        init_std: float | None = 0.02,
         out_norms: bool | Sequence[int] = False,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
@@ -122,14 +125,14 @@ class VMamba(Pyramid):
                 drop_rate=drop_rate,
                 out_norms=out_norms,
             )
-            self.init_weights()
+            self.init_weights(init_std)
         self.to(dtype=dtype)
 
-    def init_weights(self) -> None:
-        """Linear layers from a normal of deviation 0.02, as the authors; the rest as it is made."""
+    def init_weights(self, std: float | None = 0.02) -> None:
+        """Linear layers from a truncated normal; None takes a deviation of 1/√inputs."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
-                nn.init.trunc_normal_(module.weight, std=0.02)
+                nn.init.trunc_normal_(module.weight, std=std or module.in_features**-0.5)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
 
@@ -405,7 +408,7 @@ def vmamba_nano(pretrained: bool = False, **kwargs) -> VMamba:
     return _create_vmamba(
         "vmamba_nano",
         pretrained,
-        **{**{"depths": (1, 1, 2, 1), "dims": (32, 64, 128, 192)}, **kwargs},
+        **{**{"depths": (1, 1, 2, 1), "dims": (32, 64, 128, 192), "init_std": None}, **kwargs},
     )
 
 

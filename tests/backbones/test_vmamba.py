@@ -61,3 +61,10 @@ def test_layer_norms_have_the_authors_epsilon():
 def test_list_models():
     assert "vmamba_nano" in statescan.list_models("vmamba_*")
     assert not [name for name in statescan.list_models() if name.startswith("resnet")]
+
+
+def test_initial_deviation():
+    torch.manual_seed(0)
+    for name, std in [("vmamba_tiny_s1l8", 0.02), ("vmamba_nano", 192**-0.5)]:
+        weight = timm.create_model(name).stages[3].blocks[0].mlp.fc1.weight
+        assert abs(weight.std() / std - 1) < 0.05
