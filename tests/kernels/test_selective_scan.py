@@ -2,10 +2,26 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from statescan.kernels.selective_scan import op, selective_scan, selective_scan_reference, streaming
+from statescan.kernels.selective_scan import (
+    cpu,
+    op,
+    selective_scan,
+    selective_scan_reference,
+    streaming,
+)
+
+
+@pytest.fixture(params=["c", "streaming"], autouse=True)
+def backend(request, monkeypatch):
+    """Every test runs on both CPU backends; here, there is a C compiler."""
+    assert cpu.library(), f"{cpu.PATH} was not built or does not load"
+    if request.param == "streaming":
+        monkeypatch.setattr(cpu, "library", lambda: None)
+    return request.param
+
 
 NAMES = ("x", "dt", "A", "B", "C", "D", "dt_weight", "dt_bias")
 
@@ -71,7 +87,11 @@ def test_streaming_equals_reference(batch, length, channels, K, N, rank, own_x, 
     assert_matches(run(selective_scan, inputs, routes, merge), want, 1e-12)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(
+    max_examples=25,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 @given(
     sizes=st.tuples(*[st.integers(1, n) for n in (3, 70, 5, 3, 3)]),
     rank=st.sampled_from([None, 1, 3]),

@@ -3,7 +3,20 @@
 import torch
 from torch import Tensor
 
-from . import streaming
+from . import cpu, streaming
+
+
+def backend(device: torch.device):
+    """The module that serves a device: the C kernel on a CPU where it was built, else torch."""
+    return cpu if device.type == "cpu" and cpu.library() else streaming
+
+
+def describe_backend(device: torch.device) -> str:
+    """Which backend serves a device, and why."""
+    if backend(device) is cpu:
+        return f"C kernel ({cpu.PATH.name})"
+    reason = "not built" if not cpu.PATH.exists() else "does not load here"
+    return "streaming torch" + (f": {cpu.PATH.name} {reason}" if device.type == "cpu" else "")
 
 
 @torch.library.custom_op("statescan::selective_scan", mutates_args=())
@@ -21,7 +34,7 @@ def _forward(
 ) -> tuple[Tensor, Tensor]:
     _check_positions(routes, dt.shape[1])
     with torch.autocast(x.device.type, enabled=False):  # sums stay in the state's dtype
-        return streaming.forward(x, dt, A, B, C, D, dt_weight, dt_bias, routes, merge)
+        return backend(x.device).forward(x, dt, A, B, C, D, dt_weight, dt_bias, routes, merge)
 
 
 @_forward.register_fake
@@ -50,7 +63,9 @@ def _backward(
     merge: bool,
 ) -> list[Tensor]:
     with torch.autocast(x.device.type, enabled=False):
-        grads = streaming.backward(dy, saved, x, dt, A, B, C, D, dt_weight, dt_bias, routes, merge)
+        grads = backend(x.device).backward(
+            dy, saved, x, dt, A, B, C, D, dt_weight, dt_bias, routes, merge
+        )
     return [g for g in grads if g is not None]
 
 
