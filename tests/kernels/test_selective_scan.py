@@ -5,6 +5,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from statescan.kernels import backends
 from statescan.kernels.selective_scan import (
     cpu,
     op,
@@ -197,6 +198,48 @@ def test_runs_under_autocast_on_mixed_dtypes():
         got = run(selective_scan, inputs, routes)
     assert got["y"].dtype == got["x"].dtype == torch.bfloat16
     assert got["A"].dtype == torch.float32
+
+
+def test_backends_are_told(backend, monkeypatch):
+    told = backends()["selective_scan"]["cpu"]
+    assert told.startswith("C kernel" if backend == "c" else "streaming torch")
+    monkeypatch.setattr(cpu, "library", lambda: None)
+    monkeypatch.setattr(cpu, "PATH", cpu.PATH.with_name("none.so"))
+    assert backends()["selective_scan"]["cpu"] == "streaming torch: none.so not built"
+
+
+def test_any_number_of_threads_gives_the_same_bits(backend):
+    """But for parameters on the streaming path: torch's sums over the batch depend on threads."""
+    inputs, routes = make_inputs(3, 90, 150, 4, 2, dtype=torch.float32)
+    threads = torch.get_num_threads()
+    results = []
+    for number in (1, 2, 5):
+        torch.set_num_threads(number)
+        results.append(run(selective_scan, inputs, routes))
+    torch.set_num_threads(threads)
+    exact = results[0] if backend == "c" else ("y", "x", "B", "C")
+    for other in results[1:]:
+        assert all(torch.equal(results[0][name], other[name]) for name in exact)
+
+
+def scan_in_a_child(queue, inputs, routes):
+    queue.put(selective_scan(**inputs, routes=routes).detach().sum().item())
+
+
+def test_works_in_a_forked_process():
+    inputs, routes = make_inputs(2, 90, 150, 2, 1, dtype=torch.float32)
+    want = selective_scan(**inputs, routes=routes).sum().item()
+    context = torch.multiprocessing.get_context("fork")
+    queue = context.Queue()
+    detached = {name: t.detach() for name, t in inputs.items()}
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # torch's own threads do not survive a fork
+    child = context.Process(target=scan_in_a_child, args=(queue, detached, routes))
+    child.start()
+    got = queue.get(timeout=60)
+    child.join()
+    torch.set_num_threads(threads)
+    assert got == pytest.approx(want, rel=1e-5)
 
 
 def replace(name, value):

@@ -29,7 +29,7 @@ ARRAYS = (
 class Problem(ctypes.Structure):
     """`problem` of cpu.c."""
 
-    _fields_ = [(n, ctypes.c_int64) for n in SIZES] + [(n, ctypes.c_void_p) for n in ARRAYS]  # noqa: RUF012
+    _fields_ = [(n, ctypes.c_int64) for n in SIZES] + [(n, ctypes.c_void_p) for n in ARRAYS]
 
 
 @cache
@@ -100,7 +100,7 @@ class Call:
 
 
 def forward(x, dt, A, B, C, D, dt_weight, dt_bias, routes, merge) -> tuple[Tensor, Tensor]:
-    """y and the states between chunks, as `streaming.forward`."""
+    """As `streaming.forward`: y and the states between chunks."""
     call = Call(x, dt, A, B, C, D, dt_weight, dt_bias, routes, merge)
     rows = (call.batch, call.length) if merge else (call.batch, call.length, call.K)
     y = call.new(*rows, call.channels)
