@@ -8,4 +8,11 @@ from .kernels import backends, selective_scan
 from .scans import Scan2d
 
 __version__ = "0.1.0"
-__all__ = ["Scan2d", "backends", "from_official", "list_models", "read_checkpoint", "selective_scan"]
+__all__ = [
+    "Scan2d",
+    "backends",
+    "from_official",
+    "list_models",
+    "read_checkpoint",
+    "selective_scan",
+]

@@ -44,7 +44,7 @@ def test_arrows(path):
 def test_a_wrong_arrow_would_be_seen(tmp_path, monkeypatch):
     wrong = PACKAGE / "kernels" / "wrong.py"
     monkeypatch.setattr(Path, "read_text", lambda self: "from ..backbones import vmamba")
-    with pytest.raises(AssertionError, match="kernels imports statescan.backbones"):
+    with pytest.raises(AssertionError, match=r"kernels imports statescan\.backbones"):
         test_arrows(wrong)
 
 

@@ -1,7 +1,6 @@
 """Convert an official checkpoint to our names: a .safetensors file that timm and we load.
 
-    python tools/convert_checkpoint.py vssm1_tiny_0230s_ckpt_epoch_264.pth vmamba_tiny.safetensors \\
-        --model vmamba_tiny_s1l8
+    python tools/convert_checkpoint.py --model vmamba_tiny_s1l8 official.pth ours.safetensors
 
 Every weight must find its place and none may be missing. A detector's or segmenter's checkpoint
 gives its backbone, with the norms that belong to it, under `--prefix backbone.`.
@@ -21,9 +20,8 @@ from statescan.errors import nearest
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+    """Command line of this tool."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
         "source", type=Path, help="official checkpoint (.pth, .ckpt or .safetensors)"
     )
@@ -64,6 +62,7 @@ def convert(source: Path, target: Path, name: str, prefix: str = "") -> int:
 
 
 def main() -> None:
+    """Convert, or end with one sentence."""
     args = parse_args()
     try:
         count = convert(args.source, args.target, args.model, args.prefix)

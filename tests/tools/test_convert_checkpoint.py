@@ -10,7 +10,7 @@ import pytest
 import timm
 import torch
 
-import statescan  # noqa: F401  registers the models
+import statescan
 
 ROOT = Path(__file__).parents[2]
 VARIANTS = ROOT / "tests/golden/vmamba/variants.json.gz"

@@ -1,0 +1,2 @@
+_base_ = "../../_base_/cifar10.py"
+model = dict(backbone=dict(name="vmamba_nano"))

@@ -1,0 +1,143 @@
+"""Checkpoint files: written whole or not at all, read without running what is inside them.
+
+MMEngine writes checkpoints in place and, where torch refuses to unpickle a file safely, unpickles
+it unsafely. Here a file appears under its name only when its bytes are on the disk, and whatever
+is damaged, foreign or more than plain data is refused with a sentence that names the file.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import zipfile
+from pathlib import Path
+
+import torch
+from mmengine.fileio import LocalBackend, register_backend
+from torch import nn
+
+from ..backbones import read_checkpoint
+from .errors import InputError
+
+POINTER = "last_checkpoint"
+RESUMABLE = ("meta", "state_dict", "optimizer", "param_schedulers", "message_hub")
+
+
+def atomic_write(path: str | Path, data: bytes) -> None:
+    """Replace ``path`` by ``data``; a crash at any moment leaves the old file or the new one."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    with open(temporary, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Put a renamed entry of ``folder`` on the disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@register_backend("statescan_atomic")
+class AtomicBackend(LocalBackend):
+    """MMEngine's local files, with ``put`` atomic: ``backend_args=dict(backend=...)``."""
+
+    def put(self, obj: bytes, filepath: str | Path) -> None:
+        """Write ``obj`` to ``filepath`` with :func:`atomic_write`."""
+        atomic_write(filepath, obj)
+
+
+def latest_checkpoint(work_dir: str | Path) -> Path | None:
+    """The checkpoint that ``work_dir/last_checkpoint`` names, or None before the first one.
+
+    Only the name counts, so that a work folder may be moved.
+    """
+    pointer = Path(work_dir) / POINTER
+    if not pointer.exists():
+        return None
+    return Path(work_dir) / Path(pointer.read_text().strip()).name
+
+
+def holds_classifier(path: str | Path) -> bool:
+    """Whether a file has the weights of a whole classifier, as against those of a backbone.
+
+    Raises:
+        InputError: The file is missing, damaged, holds other Python objects or no weights.
+    """
+    try:
+        return any(key.startswith("backbone.") for key in read_checkpoint(path))
+    except (FileNotFoundError, ValueError) as error:
+        raise InputError(str(error)) from error
+
+
+def read_training_checkpoint(
+    path: str | Path, map_location: str = "cpu", required=("state_dict",)
+) -> dict:
+    """Read a checkpoint of plain data (tensors, numbers, text, lists, dicts).
+
+    Args:
+        path: File written by ``tools/train.py``.
+        map_location: Device for its tensors, as in :func:`torch.load`.
+        required: Keys it must have.
+
+    Raises:
+        InputError: The file is missing, damaged, holds other Python objects, or lacks a key.
+    """
+    _check_archive(Path(path))
+    try:
+        checkpoint = torch.load(path, map_location=map_location, weights_only=True)
+    except pickle.UnpicklingError as error:
+        objects = ", ".join(torch.serialization.get_unsafe_globals_in_checkpoint(path))
+        raise InputError(
+            f"checkpoint {path} was not loaded: besides plain data it holds {objects}"
+        ) from error
+    _check_keys(path, checkpoint, required)
+    return checkpoint
+
+
+def _check_archive(path: Path) -> None:
+    """Compare every part of the zip file with its checksum, which torch itself does not."""
+    if not path.is_file():
+        raise InputError(f"checkpoint {path} does not exist")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except zipfile.BadZipFile as error:
+        raise InputError(f"checkpoint {path} is truncated or not a torch checkpoint") from error
+    if damaged:
+        raise InputError(f"checkpoint {path} is damaged: {damaged} does not match its checksum")
+
+
+def _check_keys(path, checkpoint, required) -> None:
+    missing = [key for key in required if not isinstance(checkpoint, dict) or key not in checkpoint]
+    if missing:
+        raise InputError(
+            f"checkpoint {path} has no {', '.join(missing)}: "
+            "it was not written by this library's training"
+        )
+
+
+def check_fits(path: str | Path, state_dict: dict, model: nn.Module) -> None:
+    """Refuse a ``state_dict`` whose names or shapes are not those of ``model``.
+
+    Raises:
+        InputError: Counts what is missing, foreign or of another shape, with an example of each.
+    """
+    ours = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    theirs = {name: tuple(getattr(value, "shape", ())) for name, value in state_dict.items()}
+    shared = ours.keys() & theirs.keys()
+    findings = {
+        "missing": sorted(ours.keys() - theirs.keys()),
+        "foreign": sorted(theirs.keys() - ours.keys()),
+        "of another shape": sorted(name for name in shared if ours[name] != theirs[name]),
+    }
+    told = [f"{len(names)} {what} ({names[0]})" for what, names in findings.items() if names]
+    if told:
+        raise InputError(f"checkpoint {path} is of another model: {', '.join(told)}")

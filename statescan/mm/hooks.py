@@ -1,0 +1,212 @@
+"""Hooks: seeds, history, progress and checkpoints of a training that may be killed at any moment.
+
+What happens once an epoch happens at its very end, after its validation: a checkpoint then has
+the epoch's metrics too, and a resumed run repeats nothing and misses nothing.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+import sys
+import time
+from datetime import timedelta
+from pathlib import Path
+
+import numpy as np
+import torch
+from mmengine.dist import get_rank, is_main_process
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
+from tqdm import tqdm
+
+from .checkpoint import POINTER, atomic_write
+
+
+@HOOKS.register_module()
+class EpochSeedHook(Hook):
+    """Makes every random number of an epoch a function of (seed, epoch, rank).
+
+    MMEngine saves no generator's state, so a resumed run would draw other numbers. It also seeds
+    data workers alike in every epoch; here they get torch's own seeds, which follow the epoch's.
+    """
+
+    priority = "VERY_HIGH"
+
+    def before_train(self, runner: Runner) -> None:
+        """Take MMEngine's seeding away from the data workers.
+
+        Raises:
+            ValueError: The workers are persistent and would outlive their epoch's seed.
+        """
+        loader = runner.train_dataloader
+        if loader.persistent_workers:
+            raise ValueError("train_dataloader.persistent_workers is True, expected False")
+        loader.worker_init_fn = None
+
+    def before_train_epoch(self, runner: Runner) -> None:
+        """Seed ``random``, NumPy and torch."""
+        sequence = np.random.SeedSequence([runner.seed, runner.epoch, get_rank()])
+        first, second, third = sequence.generate_state(3)
+        random.seed(int(first))
+        np.random.seed(second)
+        torch.manual_seed(int(third))
+
+
+@HOOKS.register_module()
+class HistoryHook(Hook):
+    """Keeps ``{"epoch", "lr", "loss", metrics...}`` of each epoch, also across a resume.
+
+    The loss is the mean of the epoch's training losses (of rank 0). The list is ``"history"`` in
+    the runner's message hub, which MMEngine saves in checkpoints.
+    """
+
+    def __init__(self):
+        self.history: list[dict] = []
+        self.losses: list[float] = []
+
+    def before_train(self, runner: Runner) -> None:
+        """Go on with the history of the checkpoint, or start one."""
+        self.history = list(runner.message_hub.get_info("history", default=[]))
+        runner.message_hub.update_info("history", self.history)
+
+    def before_train_epoch(self, runner: Runner) -> None:
+        """Start an epoch's losses."""
+        self.losses = []
+
+    def after_train_iter(self, runner: Runner, batch_idx, data_batch=None, outputs=None) -> None:
+        """Note the loss of one batch."""
+        self.losses.append(outputs["loss"].item())
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        """Add the epoch."""
+        (rate, *_) = runner.optim_wrapper.get_lr()["lr"]
+        loss = sum(self.losses) / len(self.losses)
+        self.history.append({"epoch": runner.epoch + 1, "lr": rate, "loss": loss})
+
+    def after_val_epoch(self, runner: Runner, metrics: dict | None = None) -> None:
+        """Add the metrics to the epoch just over, where this validation is part of a training."""
+        if self.history:
+            self.history[-1].update(metrics)
+
+
+class EpochEndHook(Hook):
+    """Calls ``end_of_epoch(runner)`` when an epoch and its validation, if due, are over."""
+
+    def before_train(self, runner: Runner) -> None:
+        """Remember where this process started."""
+        self.start = runner.epoch
+
+    def before_train_epoch(self, runner: Runner) -> None:
+        """End the epoch before this one, where this process ran it."""
+        if runner.epoch > self.start:
+            self.end_of_epoch(runner)
+
+    def after_train(self, runner: Runner) -> None:
+        """End the last epoch."""
+        if runner.epoch > self.start:
+            self.end_of_epoch(runner)
+
+
+@HOOKS.register_module()
+class AtomicCheckpointHook(EpochEndHook):
+    """Saves ``epoch_N.pth`` so that a kill at any moment leaves a usable one.
+
+    The order is: the new file, the pointer ``last_checkpoint`` to it, then the removal of old
+    ones. (MMEngine's own hook removes the old file first and writes the new one in place.)
+
+    Args:
+        interval: Epochs between two checkpoints; the last epoch is always saved.
+        keep: How many of them to keep.
+    """
+
+    priority = "VERY_LOW"
+
+    def __init__(self, interval: int = 1, keep: int = 1):
+        self.interval, self.keep = interval, keep
+
+    def end_of_epoch(self, runner: Runner) -> None:
+        """Save, point, remove."""
+        if runner.epoch % self.interval and runner.epoch < runner.max_epochs:
+            return
+        path = Path(runner.work_dir) / f"epoch_{runner.epoch}.pth"
+        runner.save_checkpoint(
+            str(path.parent),
+            path.name,
+            meta={"epoch": runner.epoch, "iter": runner.iter},
+            backend_args={"backend": "statescan_atomic"},
+        )
+        if is_main_process():
+            atomic_write(path.parent / POINTER, str(path).encode())
+            self._remove_old(path.parent, runner.epoch)
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Leave out what is not plain data: the scalars of each iteration and a NumPy number."""
+        hub = checkpoint["message_hub"]
+        hub["log_scalars"] = {}
+        hub["runtime_info"].pop("eta", None)
+        hub["resumed_keys"] = dict.fromkeys(hub["runtime_info"], True)
+
+    def _remove_old(self, folder: Path, epoch: int) -> None:
+        """Remove the checkpoints before ``epoch``, but for the latest ``keep - 1``."""
+        matches = [re.fullmatch(r"epoch_(\d+)\.pth", path.name) for path in folder.iterdir()]
+        before = sorted((int(m[1]) for m in matches if m and int(m[1]) < epoch), reverse=True)
+        for old in before[self.keep - 1 :]:
+            (folder / f"epoch_{old}.pth").unlink()
+
+
+@HOOKS.register_module()
+class ProgressHook(EpochEndHook):
+    """A bar with the time left on a terminal; elsewhere a line an epoch. Rank 0 only."""
+
+    priority = "LOWEST"
+
+    def __init__(self):
+        self.bar = tqdm(disable=True)
+
+    def before_train(self, runner: Runner) -> None:
+        """Open the bar at the iteration that training starts from."""
+        super().before_train(runner)
+        self.started, self.first = time.monotonic(), runner.iter
+        self.bar = tqdm(
+            total=runner.max_iters,
+            initial=runner.iter,
+            disable=not (is_main_process() and sys.stderr.isatty()),
+            dynamic_ncols=True,
+            bar_format="{desc}{bar} {percentage:3.0f}% {elapsed}<{remaining} {postfix}",
+        )
+
+    def before_train_epoch(self, runner: Runner) -> None:
+        """Name the epoch."""
+        super().before_train_epoch(runner)
+        self.bar.set_description(f"epoch {runner.epoch + 1}/{runner.max_epochs}")
+
+    def after_train_iter(self, runner: Runner, batch_idx, data_batch=None, outputs=None) -> None:
+        """Advance by one."""
+        self.bar.set_postfix_str(f"loss {outputs['loss'].item():.4f}", refresh=False)
+        self.bar.update()
+
+    def before_val_epoch(self, runner: Runner) -> None:
+        """Say why the bar stands still."""
+        self.bar.set_postfix_str("evaluating")
+
+    def end_of_epoch(self, runner: Runner) -> None:
+        """Print the epoch's line, on a terminal only where it was evaluated."""
+        entry = runner.message_hub.get_info("history")[-1]
+        if is_main_process() and (self.bar.disable or len(entry) > 3):
+            tqdm.write(self._line(runner, entry), file=sys.stdout)
+            sys.stdout.flush()
+
+    def after_train(self, runner: Runner) -> None:
+        """Close the bar."""
+        super().after_train(runner)
+        self.bar.close()
+
+    def _line(self, runner: Runner, entry: dict) -> str:
+        metrics = "".join(
+            f"  {name} {value:.4f}" for name, value in entry.items() if name not in ("epoch", "lr")
+        )
+        rate = (time.monotonic() - self.started) / (runner.iter - self.first)
+        left = timedelta(seconds=round(rate * (runner.max_iters - runner.iter)))
+        return f"epoch {entry['epoch']}/{runner.max_epochs}{metrics}  left {left}"

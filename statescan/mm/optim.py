@@ -1,0 +1,60 @@
+"""timm's parameter groups and bf16 autocast for MMEngine's optimizer wrapper."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+
+import torch
+from mmengine.model import is_model_wrapper
+from mmengine.optim import OptimWrapper
+from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS, OPTIMIZERS
+from timm.optim import param_groups_layer_decay, param_groups_weight_decay
+from torch import nn
+
+
+@OPTIM_WRAPPER_CONSTRUCTORS.register_module()
+class TimmOptimWrapperConstructor:
+    """Groups parameters as timm does: no decay for vectors and for ``model.no_weight_decay()``.
+
+    Args:
+        optim_wrapper_cfg: ``optim_wrapper`` of the config, without ``constructor``.
+        paramwise_cfg: ``dict(layer_decay=0.75)`` multiplies the learning rate by that factor for
+            each layer below the head; None for one rate.
+    """
+
+    def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None):
+        self.wrapper_cfg = dict(optim_wrapper_cfg)
+        self.optimizer_cfg = dict(self.wrapper_cfg.pop("optimizer"))
+        self.layer_decay = (paramwise_cfg or {}).get("layer_decay")
+
+    def __call__(self, model: nn.Module) -> OptimWrapper:
+        """Build the optimizer of ``model.backbone`` and wrap it."""
+        model = model.module if is_model_wrapper(model) else model
+        groups = self._groups(model.backbone)
+        optimizer = OPTIMIZERS.build(dict(self.optimizer_cfg, params=groups))
+        self.wrapper_cfg.setdefault("type", "OptimWrapper")
+        return OPTIM_WRAPPERS.build(dict(self.wrapper_cfg, optimizer=optimizer))
+
+    def _groups(self, backbone: nn.Module) -> list[dict]:
+        no_decay = backbone.no_weight_decay() if hasattr(backbone, "no_weight_decay") else ()
+        decay = self.optimizer_cfg.get("weight_decay", 0.0)
+        if self.layer_decay is None:
+            return param_groups_weight_decay(backbone, decay, no_weight_decay_list=no_decay)
+        groups = param_groups_layer_decay(
+            backbone, decay, no_weight_decay_list=no_decay, layer_decay=self.layer_decay
+        )
+        for group in groups:  # timm's schedulers apply lr_scale; MMEngine's do not know it
+            group["lr"] = self.optimizer_cfg["lr"] * group.pop("lr_scale")
+        return groups
+
+
+@OPTIM_WRAPPERS.register_module()
+class Bf16OptimWrapper(OptimWrapper):
+    """Forward and loss under bf16 autocast, on any device; bf16 needs no loss scale."""
+
+    @contextmanager
+    def optim_context(self, model: nn.Module):
+        """MMEngine's context for a training forward, with autocast inside."""
+        device = next(model.parameters()).device.type
+        with super().optim_context(model), torch.autocast(device, dtype=torch.bfloat16):
+            yield
