@@ -2,8 +2,9 @@
 
     python tools/convert_checkpoint.py --model vmamba_tiny_s1l8 official.pth ours.safetensors
 
-Every weight must find its place and none may be missing. A detector's or segmenter's checkpoint
-gives its backbone, with the norms that belong to it, under `--prefix backbone.`.
+Every weight must find its place and none may be missing. With `--prefix backbone.` a detector's or
+segmenter's checkpoint gives its backbone with the norms that belong to it, and a checkpoint of
+tools/train.py its model.
 """
 
 import argparse
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import timm
 from safetensors.torch import save_file
+from torch import nn
 
 import statescan
 from statescan.backbones import load_official, out_norms_in
@@ -41,6 +43,19 @@ def select(state_dict: dict, prefix: str) -> dict:
     return {k[len(prefix) :]: v for k, v in state_dict.items() if k.startswith(prefix)}
 
 
+def build(name: str, weights: dict) -> nn.Module:
+    """The registered model with the classes, image channels and out-norms of the weights."""
+    model = timm.create_model(name, device="meta", out_norms=out_norms_in(weights))
+    ours = model.checkpoint_filter_fn(weights, model)
+    first_conv, classifier = (model.pretrained_cfg[k] for k in ("first_conv", "classifier"))
+    sizes = {}
+    if f"{first_conv}.weight" in ours:
+        sizes["in_chans"] = ours[f"{first_conv}.weight"].shape[1]
+    if f"{classifier}.weight" in ours:
+        sizes["num_classes"] = ours[f"{classifier}.weight"].shape[0]
+    return timm.create_model(name, out_norms=out_norms_in(weights), **sizes)
+
+
 def convert(source: Path, target: Path, name: str, prefix: str = "") -> int:
     """Convert source to target for a registered model; returns the number of weights.
 
@@ -54,7 +69,7 @@ def convert(source: Path, target: Path, name: str, prefix: str = "") -> int:
     if name not in statescan.list_models():
         raise ValueError(f"model is {name!r}: {nearest(name, statescan.list_models())}")
     weights = select(statescan.read_checkpoint(source), prefix)
-    model = timm.create_model(name, out_norms=out_norms_in(weights))
+    model = build(name, weights)
     load_official(model, weights)
     converted = model.state_dict()
     save_file(converted, target, metadata={"model": name, "source": source.name})

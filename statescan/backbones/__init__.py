@@ -1,6 +1,6 @@
 """Backbones registered with timm, one file a family."""
 
-from ._checkpoint import read_checkpoint
+from ._checkpoint import read_checkpoint, read_plain
 from ._official import from_official, list_models, load_official, out_norms_in
 from .vmamba import VMamba
 
@@ -11,4 +11,5 @@ __all__ = [
     "load_official",
     "out_norms_in",
     "read_checkpoint",
+    "read_plain",
 ]

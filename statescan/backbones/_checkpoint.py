@@ -3,17 +3,54 @@
 import argparse
 import pickle
 import re
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-import safetensors
 import safetensors.torch
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 # Where training programs keep the weights, the averaged ones first.
-CONTAINERS = ("state_dict_ema", "model_ema", "ema_state_dict", "state_dict", "model")
+CONTAINERS = ("state_dict_ema", "model_ema", "state_dict", "model")
 WRAPPERS = ("module.", "_orig_mod.")  # DistributedDataParallel, torch.compile
+
+
+def read_plain(path: str | Path, map_location: str = "cpu") -> Any:
+    """What a .safetensors or torch file holds, if that is plain data: no code is run.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is damaged or holds other Python objects.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"checkpoint {str(path)!r} does not exist")
+    try:
+        if path.suffix == ".safetensors":
+            return safetensors.torch.load_file(path, device=map_location)
+        _compare_checksums(path)
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return torch.load(path, map_location=map_location, weights_only=True)
+    except pickle.UnpicklingError as error:
+        objects = ", ".join(torch.serialization.get_unsafe_globals_in_checkpoint(path))
+        raise ValueError(
+            f"checkpoint {str(path)!r} was not loaded: besides plain data it holds {objects}"
+        ) from error
+    except (RuntimeError, EOFError, OSError, zipfile.BadZipFile, SafetensorError) as error:
+        raise ValueError(
+            f"checkpoint {str(path)!r} is damaged and was not loaded: {error}"
+        ) from error
+
+
+def _compare_checksums(path: Path) -> None:
+    """Compare every part of the zip file with its checksum, which torch itself does not."""
+    with zipfile.ZipFile(path) as archive:
+        damaged = archive.testzip()
+    if damaged:
+        raise zipfile.BadZipFile(f"{damaged} does not match its checksum")
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
@@ -23,25 +60,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
         FileNotFoundError: if there is no such file.
         ValueError: if it is damaged, holds more than plain data, or holds no weights.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"checkpoint {str(path)!r} does not exist")
-    try:
-        if path.suffix == ".safetensors":
-            checkpoint = safetensors.torch.load_file(path)
-        else:
-            with torch.serialization.safe_globals([argparse.Namespace]):
-                checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, OSError, safetensors.SafetensorError) as error:
-        raise ValueError(
-            f"checkpoint {str(path)!r} is damaged and was not loaded: {error}"
-        ) from error
-    except pickle.UnpicklingError as error:
-        raise ValueError(
-            f"checkpoint {str(path)!r} is damaged, or holds Python objects beside its weights, "
-            f"and was not loaded: {error}"
-        ) from error
-    state_dict = unwrap(checkpoint)
+    state_dict = unwrap(read_plain(path))
     if not state_dict:
         raise ValueError(f"checkpoint {str(path)!r} holds no weights")
     return state_dict

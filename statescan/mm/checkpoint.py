@@ -8,15 +8,13 @@ is damaged, foreign or more than plain data is refused with a sentence that name
 from __future__ import annotations
 
 import os
-import pickle
-import zipfile
+from contextlib import contextmanager
 from pathlib import Path
 
-import torch
 from mmengine.fileio import LocalBackend, register_backend
 from torch import nn
 
-from ..backbones import read_checkpoint
+from ..backbones import read_checkpoint, read_plain
 from .errors import InputError
 
 POINTER = "last_checkpoint"
@@ -65,16 +63,22 @@ def latest_checkpoint(work_dir: str | Path) -> Path | None:
     return Path(work_dir) / Path(pointer.read_text().strip()).name
 
 
+@contextmanager
+def _as_input_errors():
+    try:
+        yield
+    except (FileNotFoundError, ValueError) as error:
+        raise InputError(str(error)) from error
+
+
 def holds_classifier(path: str | Path) -> bool:
     """Whether a file has the weights of a whole classifier, as against those of a backbone.
 
     Raises:
         InputError: The file is missing, damaged, holds other Python objects or no weights.
     """
-    try:
+    with _as_input_errors():
         return any(key.startswith("backbone.") for key in read_checkpoint(path))
-    except (FileNotFoundError, ValueError) as error:
-        raise InputError(str(error)) from error
 
 
 def read_training_checkpoint(
@@ -90,29 +94,10 @@ def read_training_checkpoint(
     Raises:
         InputError: The file is missing, damaged, holds other Python objects, or lacks a key.
     """
-    _check_archive(Path(path))
-    try:
-        checkpoint = torch.load(path, map_location=map_location, weights_only=True)
-    except pickle.UnpicklingError as error:
-        objects = ", ".join(torch.serialization.get_unsafe_globals_in_checkpoint(path))
-        raise InputError(
-            f"checkpoint {path} was not loaded: besides plain data it holds {objects}"
-        ) from error
+    with _as_input_errors():
+        checkpoint = read_plain(path, map_location)
     _check_keys(path, checkpoint, required)
     return checkpoint
-
-
-def _check_archive(path: Path) -> None:
-    """Compare every part of the zip file with its checksum, which torch itself does not."""
-    if not path.is_file():
-        raise InputError(f"checkpoint {path} does not exist")
-    try:
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-    except zipfile.BadZipFile as error:
-        raise InputError(f"checkpoint {path} is truncated or not a torch checkpoint") from error
-    if damaged:
-        raise InputError(f"checkpoint {path} is damaged: {damaged} does not match its checksum")
 
 
 def _check_keys(path, checkpoint, required) -> None:

@@ -12,7 +12,6 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-import torch
 import torchvision.datasets
 from mmengine.registry import DATASETS
 from PIL import Image
@@ -171,23 +170,18 @@ class SolarCells(_Labelled):
         split: ``"train"`` or ``"test"`` of :func:`split_cells`.
         size: Side length in pixels that the photographs are kept at.
         transform: Arguments of :func:`~statescan.mm.transforms.build_transform`.
-        soft: Give (2,) probabilities of sound and defective as labels instead of class numbers.
     """
 
-    def __init__(self, split: str, size: int, transform: dict, soft: bool = False):
+    def __init__(self, split: str, size: int, transform: dict):
         super().__init__(transform, ("sound", "defective"))
         images, probabilities, kinds = load_cells(size)
         self.indices = split_cells(split, probabilities, kinds)
-        self.images, self.soft = images[self.indices], soft
-        self.probabilities = probabilities[self.indices].astype(np.float32)
+        self.images = images[self.indices]
+        self.labels = (probabilities[self.indices] >= 0.5).astype(np.int64)
 
-    def load(self, index: int) -> tuple[Image.Image, int | torch.Tensor]:
-        """Grey image and label."""
-        probability = self.probabilities[index]
-        label = (
-            torch.tensor([1 - probability, probability]) if self.soft else int(probability >= 0.5)
-        )
-        return Image.fromarray(self.images[index]), label
+    def load(self, index: int) -> tuple[Image.Image, int]:
+        """Grey image and class number."""
+        return Image.fromarray(self.images[index]), int(self.labels[index])
 
     def __len__(self) -> int:
         return len(self.indices)

@@ -161,9 +161,19 @@ def test_truncated_checkpoint(tmp_path, suffix, share):
         read_checkpoint(path)
 
 
+def test_checkpoint_with_one_flipped_bit(tmp_path):
+    path = tmp_path / "flipped.pth"
+    torch.save(OFFICIAL, path)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=r"flipped.pth' is damaged .* does not match its checksum"):
+        read_checkpoint(path)
+
+
 def test_checkpoint_with_code_inside(tmp_path):
     torch.save({"model": OFFICIAL, "hook": pytest.raises}, tmp_path / "code.pth")
-    with pytest.raises(ValueError, match="holds Python objects beside its weights"):
+    with pytest.raises(ValueError, match=r"besides plain data it holds .*raises"):
         read_checkpoint(tmp_path / "code.pth")
 
 

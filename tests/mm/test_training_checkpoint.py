@@ -65,7 +65,7 @@ def test_latest_is_none_before_the_first(tmp_path):
 def test_truncated(saved, share):
     data = saved.read_bytes()
     saved.write_bytes(data[: int(share * len(data))])
-    with pytest.raises(InputError, match=r"epoch_1\.pth is truncated or not a torch checkpoint"):
+    with pytest.raises(InputError, match=r"epoch_1\.pth' is damaged and was not loaded"):
         read_training_checkpoint(saved)
 
 
@@ -73,12 +73,12 @@ def test_one_damaged_byte(saved):
     data = bytearray(saved.read_bytes())
     data[data.index(torch.arange(1000.0).numpy().tobytes()) + 2000] ^= 1
     saved.write_bytes(data)
-    with pytest.raises(InputError, match=r"epoch_1\.pth is damaged: .* does not match its check"):
+    with pytest.raises(InputError, match=r"epoch_1\.pth' is damaged .* does not match its check"):
         read_training_checkpoint(saved)
 
 
 def test_missing(tmp_path):
-    with pytest.raises(InputError, match=r"epoch_9\.pth does not exist"):
+    with pytest.raises(InputError, match=r"epoch_9\.pth' does not exist"):
         read_training_checkpoint(tmp_path / "epoch_9.pth")
 
 

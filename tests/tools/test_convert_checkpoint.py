@@ -66,6 +66,18 @@ def test_detector(official, tmp_path):
     assert not [key for key in ours if key.startswith(("head", "norm."))]
 
 
+def test_checkpoint_of_our_own_training(tmp_path):
+    """With its own number of classes and image channels."""
+    model = timm.create_model("test_vmamba", num_classes=3, in_chans=1)
+    weights = {f"backbone.{k}": v for k, v in model.state_dict().items()}
+    torch.save({"state_dict": weights, "meta": {"epoch": 3}}, tmp_path / "epoch_3.pth")
+    target = tmp_path / "ours.safetensors"
+    done = run(tmp_path / "epoch_3.pth", target, "--model", "test_vmamba", "--prefix", "backbone.")
+    assert done.returncode == 0, done.stderr
+    again = timm.create_model("test_vmamba", num_classes=3, in_chans=1, checkpoint_path=str(target))
+    assert torch.equal(again.head.fc.weight, model.head.fc.weight)
+
+
 @pytest.mark.parametrize(
     ("args", "sentence"),
     [

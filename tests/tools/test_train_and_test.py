@@ -99,7 +99,7 @@ def truncated(path: Path) -> None:
     [
         ("test", truncated, "error: checkpoint '{}' is damaged and was not loaded"),
         ("test", foreign, "error: weights {} of test_convnext: Error(s) in loading state_dict"),
-        ("train", truncated, "error: checkpoint {} is truncated or not a torch checkpoint"),
+        ("train", truncated, "error: checkpoint '{}' is damaged and was not loaded"),
         ("train", foreign, "error: checkpoint {} has no meta, optimizer"),
     ],
     ids=["test-truncated", "test-foreign", "train-truncated", "train-foreign"],

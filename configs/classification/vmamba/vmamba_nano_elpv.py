@@ -3,7 +3,7 @@ _base_ = "../../_base_/runtime.py"
 
 size = 96
 statistics = dict(mean=(0.6,), std=(0.16,))
-loader = dict(num_workers=0, batch_size=32, collate_fn=dict(type="default_collate"))
+loader = dict(num_workers=0, batch_size=16, collate_fn=dict(type="default_collate"))
 train_dataloader = dict(
     **loader,
     drop_last=True,
@@ -16,10 +16,10 @@ train_dataloader = dict(
             **statistics,
             input_size=size,
             is_training=True,
-            scale=(0.7, 1.0),
+            scale=(0.9, 1.0),
             vflip=0.5,
             quarter_turns=True,
-            color_jitter=(0.2, 0.2, 0.0),
+            color_jitter=None,
         ),
     ),
 )
@@ -39,15 +39,15 @@ test_evaluator = val_evaluator
 
 model = dict(
     type="ImageClassifier",
-    backbone=dict(name="vmamba_nano", num_classes=2, in_chans=1, drop_path_rate=0.1),
+    backbone=dict(name="vmamba_nano", num_classes=2, in_chans=1),
     loss=dict(type="LabelSmoothingCrossEntropy", smoothing=0.1),
 )
 
-epochs = 30
+epochs = 40
 optim_wrapper = dict(
     type="OptimWrapper",
     constructor="TimmOptimWrapperConstructor",
-    optimizer=dict(type="AdamW", lr=2e-3, weight_decay=0.05),
+    optimizer=dict(type="AdamW", lr=5e-4, weight_decay=0.05),
     clip_grad=dict(max_norm=5.0),
 )
 param_scheduler = [
@@ -60,7 +60,7 @@ param_scheduler = [
         convert_to_iter_based=True,
     ),
 ]
-train_cfg = dict(max_epochs=epochs, val_interval=3)
+train_cfg = dict(max_epochs=epochs, val_interval=4)
 default_hooks = dict(
     ema=dict(type="EMAHook", ema_type="MomentumAnnealingEMA", momentum=5e-3, update_buffers=True)
 )
