@@ -21,7 +21,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from statescan.kernels import selective_scan
+from statescan.kernels import backends, selective_scan
+from statescan.kernels.selective_scan import cpu
 from statescan.scans.routes import resolve_routes, route_table
 
 
@@ -131,10 +132,16 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeat", type=int, default=5, help="runs of ours; the loop runs once")
     parser.add_argument("--json", type=Path, help="also write the results here")
+    parser.add_argument("--streaming", action="store_true", help="without the C kernel")
     args = parser.parse_args()
+    if args.streaming:
+        cpu.library = lambda: None
     torch.set_num_threads(args.threads)
     results = {"threads": args.threads, "torch": torch.__version__, "cpu": platform.machine()}
-    print(f"float32, {args.threads} thread(s); milliseconds forward / forward + backward")
+    backend = results["backend"] = backends()["selective_scan"]["cpu"]
+    print(
+        f"{backend}; float32, {args.threads} thread(s); milliseconds forward / forward + backward"
+    )
     for name, shape in SHAPES.items():
         row = results[name] = measure(shape, args.repeat)
         (lf, lb), (of, ob), (rf, rb) = row["loop_ms"], row["ours_ms"], row["ratio"]

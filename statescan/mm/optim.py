@@ -8,8 +8,11 @@ import torch
 from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS, OPTIMIZERS
-from timm.optim import param_groups_layer_decay, param_groups_weight_decay
+from timm.optim import Muon, param_groups_layer_decay, param_groups_weight_decay
 from torch import nn
+
+# Torch's own Muon takes matrices only; timm's goes on with AdamW for everything else.
+OPTIMIZERS.register_module(name="TimmMuon", module=Muon)
 
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
@@ -39,7 +42,10 @@ class TimmOptimWrapperConstructor:
         no_decay = backbone.no_weight_decay() if hasattr(backbone, "no_weight_decay") else ()
         decay = self.optimizer_cfg.get("weight_decay", 0.0)
         if self.layer_decay is None:
-            return param_groups_weight_decay(backbone, decay, no_weight_decay_list=no_decay)
+            groups = param_groups_weight_decay(backbone, decay, no_weight_decay_list=no_decay)
+            for group in groups if self.optimizer_cfg["type"] == "TimmMuon" else ():
+                group["use_fallback"] = not group["weight_decay"]  # vectors and time scales
+            return groups
         groups = param_groups_layer_decay(
             backbone, decay, no_weight_decay_list=no_decay, layer_decay=self.layer_decay
         )

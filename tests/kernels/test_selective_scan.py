@@ -226,6 +226,7 @@ def scan_in_a_child(queue, inputs, routes):
     queue.put(selective_scan(**inputs, routes=routes).detach().sum().item())
 
 
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
 def test_works_in_a_forked_process():
     inputs, routes = make_inputs(2, 90, 150, 2, 1, dtype=torch.float32)
     want = selective_scan(**inputs, routes=routes).sum().item()

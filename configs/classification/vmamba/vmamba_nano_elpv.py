@@ -39,15 +39,15 @@ test_evaluator = val_evaluator
 
 model = dict(
     type="ImageClassifier",
-    backbone=dict(name="vmamba_nano", num_classes=2, in_chans=1),
+    backbone=dict(name="vmamba_nano", num_classes=2, in_chans=1, global_pool="catavgmax"),
     loss=dict(type="LabelSmoothingCrossEntropy", smoothing=0.1),
 )
 
-epochs = 40
+epochs = 36
 optim_wrapper = dict(
     type="OptimWrapper",
     constructor="TimmOptimWrapperConstructor",
-    optimizer=dict(type="AdamW", lr=5e-4, weight_decay=0.05),
+    optimizer=dict(type="TimmMuon", lr=1e-3, weight_decay=0.05),
     clip_grad=dict(max_norm=5.0),
 )
 param_scheduler = [
