@@ -138,7 +138,8 @@ def main() -> None:
         cpu.library = lambda: None
     torch.set_num_threads(args.threads)
     results = {"threads": args.threads, "torch": torch.__version__, "cpu": platform.machine()}
-    backend = results["backend"] = backends()["selective_scan"]["cpu"]
+    backend = "streaming torch" if args.streaming else backends()["selective_scan"]["cpu"]
+    results["backend"] = backend
     print(
         f"{backend}; float32, {args.threads} thread(s); milliseconds forward / forward + backward"
     )
