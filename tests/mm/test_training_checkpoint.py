@@ -53,7 +53,7 @@ def test_a_write_reaches_the_disk_before_it_gets_its_name(tmp_path, monkeypatch)
 
 
 def test_latest_follows_a_moved_folder(saved):
-    (saved.parent / POINTER).write_text("/elsewhere/work/epoch_1.pth")
+    (saved.parent / POINTER).write_text("/elsewhere/run/epoch_1.pth")
     assert latest_checkpoint(saved.parent) == saved
 
 
