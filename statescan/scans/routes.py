@@ -14,8 +14,9 @@ Any hashable callable of this form is a route. The classes below make routes of 
 other routes; they are equal if made of equal parts.
 """
 
-from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+import functools
+import operator
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 
 import torch
@@ -65,34 +66,34 @@ def hilbert(H: int, W: int) -> Tensor:
 
     Every step is to a neighbour; where the longer side is odd, one step may be diagonal.
     """
-    walk = _hilbert(0, W, H * 1j) if W >= H else _hilbert(0, H * 1j, W)
-    return torch.tensor([int(p.imag) * W + int(p.real) for p in walk])
+    H, W = operator.index(H), operator.index(W)  # a traced size becomes a constant
+    walk = _hilbert(W, H, {}) if W >= H else _hilbert(H, W, {}).flip(1)
+    w, h = walk.unbind(1)
+    return h * W + w
 
 
-def _hilbert(start: complex, major: complex, minor: complex) -> Iterator[complex]:
-    """Walk the rectangle spanned by two axes (w + h·i) from start to the end of the major one.
+def _hilbert(width: int, height: int, known: dict[tuple[int, int], Tensor]) -> Tensor:
+    """Walk a rectangle from its origin to the end of its width: steps (width·height, 2).
 
     A long rectangle is walked half by half. Any other is walked in three parts: up one half of
-    the minor axis, along the major one, and down again.
+    the height, along the width, and down again. Parts of equal size are `known` from the first.
     """
-    along, across = _unit(major), _unit(minor)
-    width, height = round(abs(major)), round(abs(minor))
+    if (width, height) in known:
+        return known[width, height]
     if height == 1 or width == 1:
-        step = along if height == 1 else across
-        yield from (start + i * step for i in range(max(width, height)))
+        walk = torch.cartesian_prod(torch.arange(width), torch.arange(height))
     elif 2 * width > 3 * height:
-        half = _even_half(width) * along
-        yield from _hilbert(start, half, minor)
-        yield from _hilbert(start + half, major - half, minor)
+        half = _even_half(width)
+        second = _hilbert(width - half, height, known) + torch.tensor([half, 0])
+        walk = torch.cat([_hilbert(half, height, known), second])
     else:
-        half, up = width // 2 * along, _even_half(height) * across
-        yield from _hilbert(start, up, half)
-        yield from _hilbert(start + up, major, minor - up)
-        yield from _hilbert(start + major - along + up - across, -up, half - major)
-
-
-def _unit(axis: complex) -> complex:
-    return axis / abs(axis)
+        left, low = width // 2, _even_half(height)
+        up = _hilbert(low, left, known).flip(1)
+        along = _hilbert(width, height - low, known) + torch.tensor([0, low])
+        back = _hilbert(low, width - left, known).flip(1)
+        walk = torch.cat([up, along, torch.tensor([width - 1, low - 1]) - back])
+    known[width, height] = walk
+    return walk
 
 
 def _even_half(length: int) -> int:
@@ -144,6 +145,10 @@ class Atrous(_Made):
     phase: tuple[int, int] = (0, 0)
     pad: bool = False
 
+    def __post_init__(self):
+        if not all(0 <= start < self.step for start in self.phase):
+            raise ValueError(f"phase is {self.phase}, expected 0 to {self.step - 1} in each place")
+
     def __call__(self, H: int, W: int) -> Tensor:
         """The table of an H×W grid; empty where the phase lies outside."""
         grid = _padded_grid(H, W, self.step) if self.pad else _grid(H, W)
@@ -159,6 +164,10 @@ class Windowed(_Made):
 
     size: int
     pad: bool = False
+
+    def __post_init__(self):
+        if self.size < 1:
+            raise ValueError(f"size is {self.size}, expected at least 1")
 
     def __call__(self, H: int, W: int) -> Tensor:
         """The table of an H×W grid."""
@@ -198,6 +207,10 @@ class Flip(_Made):
     route: Route
     axis: int
 
+    def __post_init__(self):
+        if self.axis not in (0, 1):
+            raise ValueError(f"axis is {self.axis}, expected 0 (upside down) or 1 (left to right)")
+
     def __call__(self, H: int, W: int) -> Tensor:
         """The table of an H×W grid."""
         return _with_blank(_grid(H, W).flip(self.axis))[self.route(H, W)]
@@ -236,30 +249,29 @@ ROUTE_SETS: dict[str, tuple[Route, ...]] = {
 }
 
 
-def resolve_routes(routes: str | Sequence[str | Route]) -> tuple[Route, ...]:
-    """Routes from a name in `ROUTE_SETS`, or from a sequence of names and routes.
+def resolve_routes(routes: str | Route | Sequence[str | Route]) -> tuple[Route, ...]:
+    """Routes from a name in `ROUTE_SETS`, from a route, or from a sequence of names and routes.
 
     Raises:
         ValueError: for an unknown name or no route at all.
+        TypeError: for anything else.
     """
     if isinstance(routes, str):
         if routes not in ROUTE_SETS:
             raise ValueError(f"routes is {routes!r}: {nearest(routes, ROUTE_SETS)}")
         return ROUTE_SETS[routes]
-    resolved = tuple(
-        route for part in routes for route in ([part] if callable(part) else resolve_routes(part))
-    )
+    if callable(routes):
+        return (routes,)
+    if not isinstance(routes, Iterable):
+        raise TypeError(f"routes holds {routes!r}, expected names and functions (H, W) → table")
+    resolved = tuple(route for part in routes for route in resolve_routes(part))
     if not resolved:
         raise ValueError("routes is empty, expected at least one route")
     return resolved
 
 
-_tables: OrderedDict[tuple, Tensor] = OrderedDict()
-_TABLES_KEPT = 256
-
-
 def route_table(
-    routes: tuple[Route, ...], H: int, W: int, device: torch.device | None = None
+    routes: tuple[Route, ...], H: int, W: int, device: torch.device | str | None = None
 ) -> Tensor:
     """The tables of K routes as one, (K, T) int32; shorter routes end in -1, "no step".
 
@@ -272,15 +284,18 @@ def route_table(
     """
     if torch.compiler.is_compiling():
         return _stack(routes, H, W).to(device)
-    key = (routes, H, W, device)
-    if key not in _tables:
-        if min(H, W) < 1:
-            raise ValueError(f"the grid is {H}x{W}, expected at least 1x1")
-        _tables[key] = _stack(routes, H, W).to(device)
-        if len(_tables) > _TABLES_KEPT:
-            _tables.popitem(last=False)
-    _tables.move_to_end(key)
-    return _tables[key]
+    if min(H, W) < 1:
+        raise ValueError(f"the grid is {H}x{W}, expected at least 1x1")
+    new = torch.empty(0, device=device)  # shows the device in full and whether tensors are real
+    if type(new) is not Tensor:
+        return _stack(routes, H, W).to(device)
+    return _kept_table(routes, H, W, new.device)
+
+
+@functools.lru_cache(maxsize=256)
+@torch.inference_mode(False)  # a table first needed in inference must serve training too
+def _kept_table(routes: tuple[Route, ...], H: int, W: int, device: torch.device) -> Tensor:
+    return _stack(routes, H, W).to(device)
 
 
 def _stack(routes: tuple[Route, ...], H: int, W: int) -> Tensor:

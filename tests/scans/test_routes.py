@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch._subclasses import FakeTensorMode
 
 from statescan.scans import ROUTE_SETS, routes
 from statescan.scans.routes import (
@@ -113,11 +114,13 @@ def test_every_step_is_to_a_neighbour(route):
 
 
 def test_hilbert_steps_to_neighbours_with_at_most_one_diagonal():
+    """One where the longer side is odd and the shorter one even, else none."""
     for H, W in SIZES:
         lengths = step_lengths(hilbert(H, W), W)
         if lengths.numel():
             assert lengths.amax() == 1
-            assert (lengths.sum(0) == 2).sum() <= max(H, W) % 2, (H, W)
+            allowed = max(H, W) % 2 == 1 and min(H, W) % 2 == 0
+            assert (lengths.sum(0) == 2).sum() <= allowed, (H, W)
 
 
 def test_hilbert_keeps_near_what_is_near():
@@ -125,6 +128,14 @@ def test_hilbert_keeps_near_what_is_near():
     table = hilbert(16, 16)
     tile = (table // 16 // 4) * 4 + table % 16 // 4
     assert (tile.diff() != 0).sum() == 15
+
+
+def test_hilbert_walks_each_size_of_rectangle_once(monkeypatch):
+    """Also what makes it quick to trace: a few calls, not one for each position."""
+    calls, walk = [], routes._hilbert
+    monkeypatch.setattr(routes, "_hilbert", lambda *args: calls.append(args) or walk(*args))
+    hilbert(512, 512)
+    assert len(calls) < 100
 
 
 def test_diagonal_steps_are_at_most_diagonal():
@@ -208,8 +219,26 @@ def test_resolving():
         resolve_routes("hilbrt")
     with pytest.raises(ValueError, match="routes is 'xyz': known are atrous, bidirectional, cross"):
         resolve_routes(["raster", "xyz"])
+    assert resolve_routes(own) == (own,)
     with pytest.raises(ValueError, match="routes is empty, expected at least one route"):
         resolve_routes(())
+    with pytest.raises(TypeError, match="routes holds 3, expected names and functions"):
+        resolve_routes(["raster", 3])
+
+
+@pytest.mark.parametrize(
+    ("make", "sentence"),
+    [
+        (lambda: Atrous(2, (2, 0)), r"phase is \(2, 0\), expected 0 to 1 in each place"),
+        (lambda: Atrous(2, (0, -1)), r"phase is \(0, -1\), expected 0 to 1 in each place"),
+        (lambda: Windowed(0), "size is 0, expected at least 1"),
+        (lambda: Flip(raster, 2), r"axis is 2, expected 0 \(upside down\) or 1"),
+    ],
+    ids=["phase-high", "phase-negative", "size", "axis"],
+)
+def test_impossible_routes_are_refused(make, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        make()
 
 
 @pytest.mark.parametrize("size", [(0, 3), (3, 0)], ids=str)
@@ -218,15 +247,36 @@ def test_empty_grid_is_refused(size):
         route_table((raster,), *size)
 
 
-def test_tables_are_kept_but_not_without_end(monkeypatch):
+def test_tables_are_kept_but_not_without_end():
     first = route_table((raster,), 3, 5)
     assert route_table((raster,), 3, 5) is first
+    assert route_table((raster,), 3, 5, "cpu") is first
     assert route_table((Reverse(spiral),), 3, 5) is route_table((Reverse(spiral),), 3, 5)
-    monkeypatch.setattr(routes, "_TABLES_KEPT", 4)
-    for W in range(1, 10):
+    for W in range(1, 301):
         route_table((raster,), 1, W)
-    assert len(routes._tables) <= 300
-    assert route_table((raster,), 3, 5) is not None
+    assert routes._kept_table.cache_info().currsize == 256
+    assert route_table((raster,), 3, 5) is not first
+
+
+def test_table_first_needed_in_inference_serves_training():
+    with torch.inference_mode():
+        table = route_table((spiral,), 4, 19)
+    assert not table.is_inference()
+    x = torch.randn(4 * 19, requires_grad=True)
+    x[route_table((spiral,), 4, 19)[0]].sum().backward()
+    assert torch.equal(x.grad, torch.ones(4 * 19))
+
+
+def test_fake_tables_are_not_kept():
+    with FakeTensorMode():
+        assert route_table((spiral,), 19, 4).shape == (1, 76)
+    assert type(route_table((spiral,), 19, 4)) is torch.Tensor
+
+
+def test_no_device_means_the_default_one():
+    with torch.device("meta"):
+        assert route_table((raster,), 2, 19).is_meta
+    assert route_table((raster,), 2, 19).tolist() == [[*range(38)]]
 
 
 class Tables(torch.nn.Module):
@@ -252,3 +302,26 @@ def test_compiles_without_graph_break(name):
     )
     want = route_table(resolve_routes(name), 5, 4).sum()
     assert compiled(torch.zeros(1)) == want
+
+
+@pytest.mark.parametrize("name", ROUTE_SETS)
+def test_compiled_code_meets_other_sizes(name):
+    """The second size makes H and W symbolic."""
+    torch.compiler.reset()
+    compiled = torch.compile(
+        lambda x: route_table(resolve_routes(name), *x.shape) + 0, fullgraph=True, backend="eager"
+    )
+    for size in [(5, 4), (8, 7), (3, 9), (4, 4), (1, 6)]:
+        want = route_table(resolve_routes(name), *size)
+        assert torch.equal(compiled(torch.zeros(size)), want), size
+
+
+def test_hilbert_exports_for_the_size_it_is_traced_with():
+    class Hilbert(torch.nn.Module):
+        def forward(self, x):
+            return hilbert(*x.shape) + 0
+
+    x = torch.zeros(5, 4)
+    sizes = dict.fromkeys((0, 1), torch.export.Dim.AUTO)
+    program = torch.export.export(Hilbert(), (x,), dynamic_shapes=(sizes,), strict=False)
+    assert torch.equal(program.module()(x), hilbert(5, 4))
