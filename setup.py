@@ -4,13 +4,16 @@ The kernel is a plain shared library, opened with ctypes: it needs no headers of
 and one wheel serves every Python 3. Without it the pure-torch path gives the same results.
 """
 
+from pathlib import Path
+
 from setuptools import Extension, setup
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 
 KERNEL = Extension(
-    "statescan.kernels.selective_scan.libstatescan_cpu",
-    ["statescan/kernels/selective_scan/cpu.c"],
+    "statescan.kernels.libstatescan_cpu",
+    ["statescan/kernels/_c/library.c"],
+    depends=[str(p) for p in Path("statescan/kernels").rglob("*.h")],
     extra_compile_args=["-O3", "-std=gnu11", "-Wno-psabi"],
     optional=True,
 )

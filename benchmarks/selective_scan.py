@@ -21,8 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from statescan.kernels import backends, selective_scan
-from statescan.kernels.selective_scan import cpu
+from statescan.kernels import _c, backends, selective_scan
 from statescan.scans.routes import resolve_routes, route_table
 
 
@@ -135,7 +134,7 @@ def main() -> None:
     parser.add_argument("--streaming", action="store_true", help="without the C kernel")
     args = parser.parse_args()
     if args.streaming:
-        cpu.library = lambda: None
+        _c.library = lambda: None
     torch.set_num_threads(args.threads)
     results = {"threads": args.threads, "torch": torch.__version__, "cpu": platform.machine()}
     backend = "streaming torch" if args.streaming else backends()["selective_scan"]["cpu"]

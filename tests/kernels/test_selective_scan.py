@@ -5,9 +5,8 @@ import torch
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from statescan.kernels import backends
+from statescan.kernels import _c, backends
 from statescan.kernels.selective_scan import (
-    cpu,
     op,
     selective_scan,
     selective_scan_reference,
@@ -18,9 +17,9 @@ from statescan.kernels.selective_scan import (
 @pytest.fixture(params=["c", "streaming"], autouse=True)
 def backend(request, monkeypatch):
     """Every test runs on both CPU backends; here, there is a C compiler."""
-    assert cpu.library(), f"{cpu.PATH} was not built or does not load"
+    assert _c.library(), f"{_c.PATH} was not built or does not load"
     if request.param == "streaming":
-        monkeypatch.setattr(cpu, "library", lambda: None)
+        monkeypatch.setattr(_c, "library", lambda: None)
     return request.param
 
 
@@ -210,8 +209,8 @@ def test_runs_under_autocast_on_mixed_dtypes():
 def test_backends_are_told(backend, monkeypatch):
     told = backends()["selective_scan"]["cpu"]
     assert told.startswith("C kernel" if backend == "c" else "streaming torch")
-    monkeypatch.setattr(cpu, "library", lambda: None)
-    monkeypatch.setattr(cpu, "PATH", cpu.PATH.with_name("none.so"))
+    monkeypatch.setattr(_c, "library", lambda: None)
+    monkeypatch.setattr(_c, "PATH", _c.PATH.with_name("none.so"))
     assert backends()["selective_scan"]["cpu"] == "streaming torch: none.so not built"
 
 

@@ -1,112 +1,78 @@
-"""The selective scan in C (`cpu.c`), called through ctypes; the interface is `streaming.py`'s.
-
-The library lies beside this file where the package was installed with a C compiler at hand.
-"""
+"""The selective scan in C (`cpu.h`); the interface is `streaming.py`'s."""
 
 import ctypes
-import os
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache
-from itertools import pairwise
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from .. import _c
 from .streaming import CHUNK, compute_dtype
 
-PATH = Path(__file__).with_name("libstatescan_cpu.so")
-VECTOR_BYTES = 64
-SUFFIXES = {torch.float32: "f32", torch.float64: "f64"}
-SIZES = ("batch", "L", "C", "K", "N", "R", "T", "block", "own_x", "apart")
+SIZES = ("batch", "L", "C", "K", "N", "R", "T", "block", "own_x", "apart", "once")
 ARRAYS = (
     *("x", "dt", "A", "B", "Cm", "D", "weight", "bias", "routes", "y", "saved"),
-    *("dy", "dx", "dz", "dA", "dD", "dbias", "dB", "dC"),
+    *("dy", "dx", "dz", "dh", "dA", "dD", "dbias", "dB", "dC"),
 )
 
 
-class Problem(ctypes.Structure):
-    """`problem` of cpu.c."""
+class Scan(ctypes.Structure):
+    """`scan` of cpu.h."""
 
     _fields_ = [(n, ctypes.c_int64) for n in SIZES] + [(n, ctypes.c_void_p) for n in ARRAYS]
 
 
-@cache
-def library() -> ctypes.CDLL | None:
-    """The C library, or None where it was not built or does not load."""
-    try:
-        return ctypes.CDLL(str(PATH))
-    except OSError:
-        return None
+class Call(_c.Call):
+    """One call of the C kernel, with its inputs in the form that it reads.
 
-
-@cache
-def _pool(process: int, threads: int) -> ThreadPoolExecutor:
-    """Threads of one process: a forked child cannot use its parent's."""
-    return ThreadPoolExecutor(threads, thread_name_prefix="statescan")
-
-
-class Call:
-    """One call of the C library: its inputs in the form that it reads, and their sizes.
-
-    Arguments are those of `streaming.forward`. `new(*shape)` makes an array of zeros.
+    Arguments are those of `streaming.forward`.
     """
 
     def __init__(self, x, dt, A, B, C, D, dt_weight, dt_bias, routes, merge):
         self.batch, self.length, self.K, rank = dt.shape
         self.channels, self.N = A.shape[1:]
-        self.dtype = compute_dtype(x, dt, A, B, C)
-        block = 4 if self.N == 1 else 1  # vectors: few enough states for the innermost cache
-        self.blocks = -(-self.channels // (block * VECTOR_BYTES // self.dtype.itemsize))
         self.chunks = -(-routes.shape[1] // CHUNK)
-        rank = 0 if dt_weight is None else rank
-        sizes = (self.batch, self.length, self.channels, self.K, self.N, rank, routes.shape[1])
-        self.problem = Problem(*sizes, block, x.dim() == 4, not merge)
-        self.arrays: list[Tensor] = []  # kept alive while the library reads them
+        self.once = _visits_once(routes := routes.int().contiguous(), self.length)
+        dtype = compute_dtype(x, dt, A, B, C)
+        block = _c.block(self.channels, dtype)
+        self.blocks = -(-self.channels // block)
+        super().__init__(
+            Scan,
+            dtype,
+            batch=self.batch,
+            L=self.length,
+            C=self.channels,
+            K=self.K,
+            N=self.N,
+            R=0 if dt_weight is None else rank,
+            T=routes.shape[1],
+            block=block,
+            own_x=x.dim() == 4,
+            apart=not merge,
+            once=self.once,
+        )
+        self.items = self.batch * self.blocks
         self.read(x=x, dt=dt, A=A.mT, B=B, Cm=C, D=D, bias=dt_bias)
         if dt_weight is not None:
             self.read(weight=dt_weight.mT)
-        self.point(routes=routes.int().contiguous())
+        self.point(routes=routes)
 
-    def read(self, **tensors: Tensor) -> None:
-        """Hand over inputs, in the compute dtype and contiguous."""
-        self.point(**{name: t.to(self.dtype).contiguous() for name, t in tensors.items()})
 
-    def point(self, **tensors: Tensor) -> None:
-        """Hand over arrays as they are."""
-        self.arrays.extend(tensors.values())
-        for name, tensor in tensors.items():
-            setattr(self.problem, name, tensor.data_ptr())
-
-    def new(self, *shape: int) -> Tensor:
-        """Zeros in the compute dtype."""
-        return torch.zeros(shape, dtype=self.dtype)
-
-    def run(self, name: str) -> None:
-        """Run all items on as many threads as torch uses; ctypes lets go of the GIL."""
-        function: Callable = getattr(library(), f"{name}_{SUFFIXES[self.dtype]}")
-        items = self.batch * self.blocks
-        threads = min(torch.get_num_threads(), items)
-        edges = [items * i // max(threads, 1) for i in range(threads + 1)]
-        parts = [
-            (ctypes.byref(self.problem), ctypes.c_int64(first), ctypes.c_int64(last))
-            for first, last in pairwise(edges)
-        ]
-        if threads > 1:
-            list(_pool(os.getpid(), threads).map(lambda part: function(*part), parts))
-        elif parts:
-            function(*parts[0])
+def _visits_once(routes: Tensor, length: int) -> bool:
+    """Whether every route visits every position exactly once."""
+    sizes = map(ctypes.c_int64, (*routes.shape, length))
+    seen = ctypes.create_string_buffer(length)
+    return bool(_c.library().visits_once(ctypes.c_void_p(routes.data_ptr()), *sizes, seen))
 
 
 def forward(x, dt, A, B, C, D, dt_weight, dt_bias, routes, merge) -> tuple[Tensor, Tensor]:
     """As `streaming.forward`: y and the states between chunks."""
     call = Call(x, dt, A, B, C, D, dt_weight, dt_bias, routes, merge)
     rows = (call.batch, call.length) if merge else (call.batch, call.length, call.K)
-    y = call.new(*rows, call.channels)
-    saved = call.new(call.chunks + 1, call.K, call.batch, call.N, call.channels)
+    y = call.zeros(*rows, call.channels)
+    saved = call.empty(call.chunks + 1, call.K, call.batch, call.N, call.channels)
+    saved[0] = 0
     call.point(y=y, saved=saved)
-    call.run("forward")
+    call.run("selective_scan_forward", call.items)
     return y.to(x.dtype), saved
 
 
@@ -116,13 +82,14 @@ def backward(
     """Gradients of x, dt, A, B, C, D, dt_weight and dt_bias, as `streaming.backward`."""
     call = Call(x, dt, A, B, C, D, dt_weight, dt_bias, routes, merge)
     parameters, places = (call.batch, call.K), (call.blocks, *B.shape)
-    dx, dz = call.new(*x.shape), call.new(*dt.shape[:3], call.channels)
-    dA = call.new(*parameters, call.N, call.channels)
-    dD, dbias = (call.new(*parameters, call.channels) for _ in range(2))
-    dB, dC = (call.new(*places) for _ in range(2))
+    dx = call.zeros(*x.shape)
+    dz = (call.empty if call.once else call.zeros)(*dt.shape[:3], call.channels)
+    dh, dA = (call.zeros(*parameters, call.N, call.channels) for _ in range(2))
+    dD, dbias = (call.zeros(*parameters, call.channels) for _ in range(2))
+    dB, dC = (call.zeros(*places) for _ in range(2))
     call.read(dy=dy, saved=saved)
-    call.point(dx=dx, dz=dz, dA=dA, dD=dD, dbias=dbias, dB=dB, dC=dC)
-    call.run("backward")
+    call.point(dx=dx, dz=dz, dh=dh, dA=dA, dD=dD, dbias=dbias, dB=dB, dC=dC)
+    call.run("selective_scan_backward", call.items)
     ddt, dweight = (dz, None) if dt_weight is None else _low_rank(dz, dt, dt_weight)
     grads = (dx, ddt, dA.sum(0).mT, dB.sum(0), dC.sum(0), dD.sum(0), dweight, dbias.sum(0))
     given = (x, dt, A, B, C, D, dt_weight, dt_bias)

@@ -3,20 +3,20 @@
 import torch
 from torch import Tensor
 
+from .. import _c
 from . import cpu, streaming
 
 
 def backend(device: torch.device):
     """The module that serves a device: the C kernel on a CPU where it was built, else torch."""
-    return cpu if device.type == "cpu" and cpu.library() else streaming
+    return cpu if device.type == "cpu" and _c.library() else streaming
 
 
 def describe_backend(device: torch.device) -> str:
     """Which backend serves a device, and why."""
     if backend(device) is cpu:
-        return f"C kernel ({cpu.PATH.name})"
-    reason = "not built" if not cpu.PATH.exists() else "does not load here"
-    return "streaming torch" + (f": {cpu.PATH.name} {reason}" if device.type == "cpu" else "")
+        return _c.describe()
+    return "streaming torch" + (f": {_c.why_not()}" if device.type == "cpu" else "")
 
 
 @torch.library.custom_op("statescan::selective_scan", mutates_args=())
