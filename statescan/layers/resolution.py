@@ -7,6 +7,26 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
+class HalvingConv(nn.Conv2d):
+    """3x3 convolution of stride 2 on maps: (B, H, W, C) → (B, ⌈H/2⌉, ⌈W/2⌉, C').
+
+    On a CPU, convolutions reorder their weights in every call. Where there are many weights that
+    takes longer than the rest, so those are one matrix product over all 3x3 patches.
+    """
+
+    WIDE = 2**20  # weights
+
+    def __init__(self, dim: int, out_dim: int):
+        super().__init__(dim, out_dim, 3, stride=2, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Halve the resolution of x (B, H, W, C)."""
+        if x.device.type == "cpu" and self.weight.numel() > self.WIDE:
+            patches = F.pad(x, (0, 0, 1, 1, 1, 1)).unfold(1, 3, 2).unfold(2, 3, 2)
+            return F.linear(patches.flatten(3), self.weight.flatten(1), self.bias)
+        return super().forward(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+
+
 class PatchStem(nn.Module):
     """One 4x4 convolution of stride 4, then LayerNorm: (B, 3, H, W) → (B, H//4, W//4, C).
 
@@ -30,16 +50,16 @@ class ConvStem(nn.Module):
 
     def __init__(self, in_chans: int, dim: int):
         super().__init__()
-        self.conv1 = nn.Conv2d(in_chans, dim // 2, 3, stride=2, padding=1)
+        self.conv1 = HalvingConv(in_chans, dim // 2)
         self.norm1 = nn.LayerNorm(dim // 2)
         self.act = nn.GELU()
-        self.conv2 = nn.Conv2d(dim // 2, dim, 3, stride=2, padding=1)
+        self.conv2 = HalvingConv(dim // 2, dim)
         self.norm2 = nn.LayerNorm(dim)
 
     def forward(self, x: Tensor) -> Tensor:
         """Embed an image (B, 3, H, W)."""
-        x = self.act(self.norm1(self.conv1(x).permute(0, 2, 3, 1)))
-        return self.norm2(self.conv2(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
+        x = self.act(self.norm1(self.conv1(x.permute(0, 2, 3, 1))))
+        return self.norm2(self.conv2(x))
 
 
 class ConvDownsample(nn.Module):
@@ -47,12 +67,12 @@ class ConvDownsample(nn.Module):
 
     def __init__(self, dim: int, out_dim: int):
         super().__init__()
-        self.conv = nn.Conv2d(dim, out_dim, 3, stride=2, padding=1)
+        self.conv = HalvingConv(dim, out_dim)
         self.norm = nn.LayerNorm(out_dim)
 
     def forward(self, x: Tensor) -> Tensor:
         """Halve the resolution of x (B, H, W, C)."""
-        return self.norm(self.conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
+        return self.norm(self.conv(x))
 
 
 class PatchMerging(nn.Module):

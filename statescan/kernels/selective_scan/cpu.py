@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from .. import _c
-from .streaming import CHUNK, compute_dtype
+from .._arguments import compute_dtype
+from .streaming import CHUNK
 
 SIZES = ("batch", "L", "C", "K", "N", "R", "T", "block", "own_x", "apart", "once")
 ARRAYS = (

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from .. import _c
+from .._arguments import check_dims, check_positions, check_routes, check_tensors, compute_dtype
 from . import cpu, streaming
 
 
@@ -32,7 +33,7 @@ def _forward(
     routes: Tensor,
     merge: bool,
 ) -> tuple[Tensor, Tensor]:
-    _check_positions(routes, dt.shape[1])
+    check_positions(routes, dt.shape[1])
     with torch.autocast(x.device.type, enabled=False):  # sums stay in the state's dtype
         return backend(x.device).forward(x, dt, A, B, C, D, dt_weight, dt_bias, routes, merge)
 
@@ -43,7 +44,7 @@ def _(x, dt, A, B, C, D, dt_weight, dt_bias, routes, merge):
     channels, N = A.shape[1:]
     y = x.new_empty((batch, length, channels) if merge else (batch, length, K, channels))
     states = (routes.shape[1] + streaming.CHUNK - 1) // streaming.CHUNK + 1
-    dtype = streaming.compute_dtype(x, dt, A, B, C)
+    dtype = compute_dtype(x, dt, A, B, C)
     return y, x.new_empty((states, K, batch, N, channels), dtype=dtype)
 
 
@@ -147,45 +148,20 @@ def selective_scan(
 
 def _check(x, dt, A, B, C, D, dt_weight, dt_bias, routes) -> None:
     """Refuse arguments that do not fit together, naming the first that does not."""
-    for name, tensor, dims in (("x", x, (3, 4)), ("dt", dt, (4,)), ("A", A, (3,))):
-        if tensor.dim() not in dims:
-            wanted = " or ".join(map(str, dims))
-            raise ValueError(
-                f"{name} has shape {tuple(tensor.shape)}, expected {wanted} dimensions"
-            )
+    check_dims(x=(x, (3, 4)), dt=(dt, (4,)), A=(A, (3,)))
     batch, length = x.shape[:2]
     K, channels, N = A.shape
     if x.shape[-1] != channels:
         raise ValueError(f"x has {x.shape[-1]} channels, A was made for {channels}")
     rank = channels if dt_weight is None else dt_weight.shape[-1]
-    expected = {
-        "x": (x, (batch, length, channels) if x.dim() == 3 else (batch, length, K, channels)),
-        "dt": (dt, (batch, length, K, rank)),
-        "B": (B, (batch, length, K, N)),
-        "C": (C, (batch, length, K, N)),
-        "D": (D, (K, channels)),
-        "dt_weight": (dt_weight, (K, channels, rank)),
-        "dt_bias": (dt_bias, (K, channels)),
-        "routes": (routes, (K, routes.shape[-1])),
-    }
-    for name, (tensor, shape) in expected.items():
-        if tensor is None:
-            continue
-        if tuple(tensor.shape) != shape:
-            raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected {shape}")
-        if tensor.device != x.device:
-            raise ValueError(f"{name} is on {tensor.device}, x is on {x.device}")
-        if name != "routes" and not tensor.is_floating_point():
-            raise ValueError(f"{name} has dtype {tensor.dtype}, expected a floating-point dtype")
-    if routes.is_floating_point() or routes.is_complex() or routes.dtype == torch.bool:
-        raise ValueError(f"routes has dtype {routes.dtype}, expected an integer dtype")
-
-
-def _check_positions(routes: Tensor, length: int) -> None:
-    """Refuse routes that leave the image; looks at values, so it runs only when not tracing."""
-    if routes.numel() == 0:
-        raise ValueError(f"routes has shape {tuple(routes.shape)}, expected at least one step")
-    low, high = (int(v) for v in routes.aminmax())
-    if low < -1 or high >= length:
-        bad = low if low < -1 else high
-        raise ValueError(f"routes holds {bad}, expected positions in [0, {length}) or -1")
+    check_tensors(
+        x=(x, (batch, length, channels) if x.dim() == 3 else (batch, length, K, channels)),
+        dt=(dt, (batch, length, K, rank)),
+        A=(A, (K, channels, N)),
+        B=(B, (batch, length, K, N)),
+        C=(C, (batch, length, K, N)),
+        D=(D, (K, channels)),
+        dt_weight=(dt_weight, (K, channels, rank)),
+        dt_bias=(dt_bias, (K, channels)),
+    )
+    check_routes(routes, K, x.device)

@@ -16,6 +16,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .._arguments import compute_dtype
+
 CHUNK = 64  # steps between two saved states
 BLOCK = 2**18  # elements of a chunk's states: enough to hide dispatch, few enough for caches
 
@@ -62,11 +64,6 @@ class Chunk(NamedTuple):
     B: Tensor  # (K, B, T, N, 1)
     C: Tensor  # (K, B, T, N, 1)
     a: Tensor  # (K, B, T, N, C) decay
-
-
-def compute_dtype(*tensors: Tensor) -> torch.dtype:
-    """float64 if any tensor is, else float32: the type of states and sums."""
-    return torch.float64 if any(t.dtype == torch.float64 for t in tensors) else torch.float32
 
 
 def flatten(x, dt, A, B, C, D, dt_weight, dt_bias, routes) -> Inputs:
