@@ -4,22 +4,29 @@ import pytest
 import torch
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from torch.utils.flop_counter import FlopCounterMode
 
 from statescan.kernels import _c, backends
 from statescan.kernels.selective_scan import (
     op,
     selective_scan,
     selective_scan_reference,
+    selective_scan_states,
     streaming,
 )
 
+assert _c.library(), f"{_c.PATH} was not built or does not load; here, there is a C compiler"
+SETS = _c.INSTRUCTION_SETS[_c.INSTRUCTION_SETS.index(_c.instruction_set()) :]
+BACKENDS = [*SETS, "streaming"]
 
-@pytest.fixture(params=["c", "streaming"], autouse=True)
+
+@pytest.fixture(params=BACKENDS, autouse=True)
 def backend(request, monkeypatch):
-    """Every test runs on both CPU backends; here, there is a C compiler."""
-    assert _c.library(), f"{_c.PATH} was not built or does not load"
+    """Every test runs on all CPU backends of this machine."""
     if request.param == "streaming":
         monkeypatch.setattr(_c, "library", lambda: None)
+    else:
+        monkeypatch.setattr(_c, "instruction_set", lambda: request.param)
     return request.param
 
 
@@ -116,7 +123,26 @@ def test_any_routes(problem):
     assert_matches(run(selective_scan, inputs, torch.tensor(routes)), want, 1e-11)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+
+
+@settings(
+    max_examples=20,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(problems(), st.sampled_from(DTYPES))
+def test_any_routes_in_any_dtype(problem, dtype):
+    sizes, rank, own_x, routes = problem
+    rounded, _ = make_inputs(*sizes, rank, own_x, dtype=dtype)
+    exact = {name: t.detach().double().requires_grad_() for name, t in rounded.items()}
+    got = run(selective_scan, rounded, torch.tensor(routes))
+    want = run(selective_scan_reference, exact, torch.tensor(routes))
+    assert_matches(got, want, max(8 * torch.finfo(dtype).eps, 1e-4))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_low_precision_is_as_good_as_its_inputs(dtype):
     """States stay float32: only reading the inputs and writing the outputs may round."""
     rounded, routes = make_inputs(2, 130, 6, 4, 2, rank=2, dtype=dtype)
@@ -155,6 +181,14 @@ def test_same_bits_in_every_run():
         assert all(torch.equal(first[name], again[name]) for name in first)
 
 
+def test_without_openmp_the_bits_are_the_same(monkeypatch):
+    inputs, routes = make_inputs(3, 90, 150, 4, 2, dtype=torch.float32)
+    want = run(selective_scan, inputs, routes)
+    monkeypatch.setattr(_c, "openmp", lambda: None)
+    got = run(selective_scan, inputs, routes)
+    assert all(torch.equal(want[name], got[name]) for name in want)
+
+
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_bad_numbers_stay_in_their_sample(bad):
     inputs, routes = make_inputs(3, 80, 4, 2, 2, dtype=torch.float32)
@@ -173,6 +207,78 @@ def test_step_sizes_far_beyond_softplus_linear_range():
     exact = {name: t.detach().double().requires_grad_() for name, t in inputs.items()}
     assert all(value.isfinite().all() for value in got.values())
     assert_matches(got, run(selective_scan_reference, exact, routes), 1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_large_activations_stay_finite(dtype):
+    """States are float32: activations of 1e4 times B and C of 1 fit, as long as the result does."""
+    inputs, routes = make_inputs(2, 70, 6, 4, 2, rank=2, dtype=torch.float32)
+    inputs = {name: t.detach() for name, t in inputs.items()}
+    inputs["x"] = inputs["x"].sign() * 1e4
+    inputs["B"], inputs["C"] = inputs["B"] * 1e-2, inputs["C"] * 1e-2
+    inputs = {name: t.to(dtype).requires_grad_() for name, t in inputs.items()}
+    with torch.autocast("cpu", dtype):
+        y = selective_scan(**inputs, routes=routes, merge=False)
+    grads = torch.autograd.grad(y.float().mean(), list(inputs.values()))
+    assert all(value.isfinite().all() for value in (y, *grads))
+
+
+def test_growing_states_are_right():
+    """A may be positive: then the state grows, to infinity where the definition's does."""
+    inputs, routes = make_inputs(1, 20, 4, 2, 2)
+    inputs["A"] = inputs["A"].detach().abs().requires_grad_()
+    want = run(selective_scan_reference, inputs, routes)
+    assert_matches(run(selective_scan, inputs, routes), want, 1e-11)
+    inputs["A"] = (inputs["A"].detach() * 1e6).requires_grad_()
+    grown = selective_scan(**inputs, routes=routes)
+    assert torch.equal(grown.isinf(), selective_scan_reference(**inputs, routes=routes).isinf())
+
+
+def test_no_position_is_refused():
+    inputs, _ = make_inputs(2, 1, 4, 1, 2, dtype=torch.float32)
+    inputs = {n: t[:, :0] if n in ("x", "dt", "B", "C") else t for n, t in inputs.items()}
+    with pytest.raises(ValueError, match="expected at least one step"):
+        selective_scan(**inputs)
+
+
+@pytest.mark.parametrize("own_x", [False, True], ids=["shared-x", "own-x"])
+def test_states_are_what_the_readout_reads(own_x):
+    """For one state n, reading out with C = 1 at n and 0 elsewhere gives that state."""
+    inputs, routes = make_inputs(2, 30, 5, 3, 4, rank=2, own_x=own_x)
+    C, _ = inputs.pop("C"), inputs.pop("D")
+    h = selective_scan_states(**inputs, routes=routes)
+    assert h.shape == (2, 30, 3, 5, 4)
+    for n in range(4):
+        one = torch.zeros_like(C)
+        one[..., n] = 1
+        want = selective_scan_reference(**inputs, C=one, routes=routes, merge=False)
+        assert (h[..., n] - want).abs().max() < 1e-12
+    y = torch.einsum("blkcn,blkn->blc", h, C)
+    assert (y - selective_scan(**inputs, C=C, routes=routes)).abs().max() < 1e-12
+    (grad,) = torch.autograd.grad(h.sum(), inputs["dt"])
+    assert grad.abs().min() > 0
+
+
+@pytest.mark.parametrize("rank", [None, 3], ids=["dt", "low-rank-dt"])
+def test_flops_are_counted(rank):
+    batch, length, channels, K, N = 2, 70, 6, 4, 5
+    inputs, routes = make_inputs(batch, length, channels, K, N, rank, dtype=torch.float32)
+    with FlopCounterMode(display=False) as counter:
+        y = selective_scan(**inputs, routes=routes)
+    visits = batch * K * length * channels
+    delta = (1 if rank is None else 2 * rank) + 1  # with its bias; softplus
+    state = 1 + 1 + 1 + 1 + 1  # delta A, exp, times h, delta x times B, sum
+    readout = 2  # times C, sum
+    entering, skip, into_y = 1, 1, 1
+    forward = visits * (delta + entering + skip + into_y + N * (state + readout))
+    assert counter.get_total_flops() == forward
+    with FlopCounterMode(display=False) as counter:
+        y.sum().backward()
+    own = 3 + 1 + 5 * 2  # gradient of the state, decay times state; x, delta, A, B, C
+    rest = 1 + 3 + 4 + 2 + 1  # sigmoid; before softplus, x, D, bias
+    dt = 1 if rank is None else 4 * rank
+    backward = visits * (delta + entering + rest + dt + N * (state + own))
+    assert counter.get_total_flops() == backward
 
 
 def test_softplus_is_accurate_at_both_ends():
@@ -208,7 +314,10 @@ def test_runs_under_autocast_on_mixed_dtypes():
 
 def test_backends_are_told(backend, monkeypatch):
     told = backends()["selective_scan"]["cpu"]
-    assert told.startswith("C kernel" if backend == "c" else "streaming torch")
+    if backend == "streaming":
+        assert told.startswith("streaming torch")
+    else:
+        assert told == f"C kernel ({_c.PATH.name}, {backend})"
     monkeypatch.setattr(_c, "library", lambda: None)
     monkeypatch.setattr(_c, "PATH", _c.PATH.with_name("none.so"))
     assert backends()["selective_scan"]["cpu"] == "streaming torch: none.so not built"
@@ -223,7 +332,7 @@ def test_any_number_of_threads_gives_the_same_bits(backend):
         torch.set_num_threads(number)
         results.append(run(selective_scan, inputs, routes))
     torch.set_num_threads(threads)
-    exact = results[0] if backend == "c" else ("y", "x", "B", "C")
+    exact = ("y", "x", "B", "C") if backend == "streaming" else results[0]
     for other in results[1:]:
         assert all(torch.equal(results[0][name], other[name]) for name in exact)
 

@@ -28,9 +28,12 @@ def library() -> ctypes.CDLL | None:
         return None
 
 
+INSTRUCTION_SETS = ("avx512", "avx2", "any")  # best first; each machine runs those after its own
+
+
 @cache
 def instruction_set() -> str:
-    """Which of the library's versions this machine runs best: avx512, avx2 or any."""
+    """Which of the library's versions this machine runs best."""
     name = library().instruction_set
     name.restype = ctypes.c_char_p
     return name().decode()

@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
 
 from .. import _c
 from .._arguments import check_dims, check_positions, check_routes, check_tensors, compute_dtype
@@ -91,6 +92,33 @@ def _autograd(ctx, dy, _):
 _forward.register_autograd(_autograd, setup_context=_setup_context)
 
 
+@register_flop_formula(torch.ops.statescan.selective_scan)
+def _flops(x, dt, A, B, C, D, dt_weight, dt_bias, routes, merge, *, out_shape) -> int:
+    """One for each multiplication, addition, exponential and softplus, at every step of a route.
+
+    In a channel: dt with its bias (1, or 2R from low rank), softplus, delta x, D x and the sum into
+    y; in each state: delta A, its exponential, decay and entry of the state (3), readout (2).
+    """
+    _, channels, N = A
+    expand = 1 if dt_weight is None else 2 * dt_weight[-1]
+    return dt[0] * routes.numel() * channels * (expand + 4 + 7 * N)
+
+
+@register_flop_formula(torch.ops.statescan.selective_scan_backward)
+def _flops_backward(
+    dy, saved, x, dt, A, B, C, D, dt_weight, dt_bias, routes, merge, *, out_shape
+) -> int:
+    """As forward: the states again, then the gradients.
+
+    In a channel: dt (1, or 2R), softplus, sigmoid, delta x, gradients before softplus (3) and of x
+    (4), D (2), the bias and dt (1, or 4R with its weight); in each state: 5 for the state itself,
+    3 for its gradient, 1 for decay times state and 2 each for x, delta, A, B and C.
+    """
+    _, channels, N = A
+    R = 0 if dt_weight is None else dt_weight[-1]
+    return dt[0] * routes.numel() * channels * ((6 * R or 2) + 13 + 19 * N)
+
+
 def selective_scan(
     x: Tensor,
     dt: Tensor,
@@ -144,6 +172,49 @@ def selective_scan(
     D = A.new_zeros(K, channels) if D is None else D
     dt_bias = A.new_zeros(K, channels) if dt_bias is None else dt_bias
     return _forward(x, dt, A, B, C, D, dt_weight, dt_bias, routes, merge)[0]
+
+
+def selective_scan_states(
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    *,
+    dt_weight: Tensor | None = None,
+    dt_bias: Tensor | None = None,
+    routes: Tensor | None = None,
+) -> Tensor:
+    """States of a selective scan where each route has left them, before any readout.
+
+    Arguments and errors are those of `selective_scan`. Where a route comes to a position more than
+    once, the states of its visits are added up.
+
+    Returns:
+        (B, L, K, C, N) in the dtype of x.
+
+    Source: Spatial-Mamba, arXiv 2410.15091, which fuses states before it reads them out.
+    """
+    check_dims(dt=(dt, (4,)), A=(A, (3,)), B=(B, (4,)))
+    K, _, N = A.shape
+    if routes is None:
+        routes = torch.arange(x.shape[1], device=x.device).unsqueeze(0)
+    _check(x, dt, A, B, B, None, dt_weight, dt_bias, routes)
+
+    def by_state(t: Tensor | None, dim: int) -> Tensor | None:  # each state is a route of its own
+        return t if t is None or N == 1 else t.repeat_interleave(N, dim)
+
+    h = selective_scan(
+        x if x.dim() == 3 else by_state(x, 2),
+        by_state(dt, 2),
+        A.transpose(1, 2).reshape(K * N, -1, 1),
+        B.reshape(*B.shape[:2], K * N, 1),
+        torch.ones_like(B).reshape(*B.shape[:2], K * N, 1),
+        dt_weight=by_state(dt_weight, 0),
+        dt_bias=by_state(dt_bias, 0),
+        routes=by_state(routes, 0),
+        merge=False,
+    )
+    return h.unflatten(2, (K, N)).transpose(-1, -2)
 
 
 def _check(x, dt, A, B, C, D, dt_weight, dt_bias, routes) -> None:
