@@ -12,11 +12,11 @@ from itertools import pairwise
 
 import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from timm.layers import DropPath, Mlp, calculate_drop_path_rates
+from timm.layers import DropPath, calculate_drop_path_rates
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from torch import Tensor, nn
 
-from ..layers import DOWNSAMPLES, STEMS
+from ..layers import DOWNSAMPLES, STEMS, Mlp
 from ..scans import Route, Scan2d
 from ._checkpoint import rename
 from ._official import choose

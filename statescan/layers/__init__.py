@@ -1,5 +1,6 @@
 """Layers that two or more families share."""
 
+from .mlp import Mlp
 from .resolution import DOWNSAMPLES, STEMS, ConvDownsample, ConvStem, PatchMerging, PatchStem
 
 __all__ = [
@@ -7,6 +8,7 @@ __all__ = [
     "STEMS",
     "ConvDownsample",
     "ConvStem",
+    "Mlp",
     "PatchMerging",
     "PatchStem",
 ]

@@ -1,7 +1,17 @@
 """Scan routes as data, and the modules that scan along them."""
 
 from . import routes
+from .recurrences import V2M, Mamba2D, TwoDMamba
 from .routes import ROUTE_SETS, Route
 from .scan2d import S6, Scan2d
 
-__all__ = ["ROUTE_SETS", "S6", "Route", "Scan2d", "routes"]
+__all__ = [
+    "ROUTE_SETS",
+    "S6",
+    "V2M",
+    "Mamba2D",
+    "Route",
+    "Scan2d",
+    "TwoDMamba",
+    "routes",
+]

@@ -2,18 +2,19 @@
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..kernels import selective_scan
+from ..kernels.linear import Linear, linear
+from .parameters import SelectiveParameters
+from .recurrences import RECURRENCES
 from .routes import Route, resolve_routes, route_table, uses_blank
 
-MERGES = ("sum", "mean")
 
-
-class S6(nn.Module):
+class S6(SelectiveParameters):
     """Selective scan whose step sizes, input and output matrices are linear in its input.
 
     (B, H, W, C) → (B, H, W, C), for any H and W. Each of the K routes has parameters of its own:
@@ -38,30 +39,12 @@ class S6(nn.Module):
         dt_rank: int = 1,
         merge: str | nn.Module = "sum",
     ):
-        super().__init__()
-        if isinstance(merge, str) and merge not in MERGES:
-            raise ValueError(f"merge is {merge!r}, expected one of {MERGES} or a module")
-        self.routes = resolve_routes(routes)
-        self.merge = merge
-        self.d_state, self.dt_rank = d_state, dt_rank
-        K = len(self.routes)
-        self.x_proj_weight = nn.Parameter(torch.empty(K, dt_rank + 2 * d_state, dim))
-        self.dt_proj_weight = nn.Parameter(torch.empty(K, dim, dt_rank))
-        self.dt_proj_bias = nn.Parameter(torch.empty(K, dim))
-        self.A_log = nn.Parameter(torch.empty(K, dim, d_state))
-        self.D = nn.Parameter(torch.empty(K, dim))
-        self.reset_parameters()
-
-    @torch.no_grad()
-    def reset_parameters(self, dt_min: float = 1e-3, dt_max: float = 0.1) -> None:
-        """Mamba's initialisation: A = -(1..N), step sizes log-uniform in [dt_min, dt_max]."""
-        for weight in self.x_proj_weight:
-            nn.init.kaiming_uniform_(weight, a=math.sqrt(5))
-        nn.init.uniform_(self.dt_proj_weight, -(self.dt_rank**-0.5), self.dt_rank**-0.5)
-        dt = self.dt_proj_bias.uniform_(math.log(dt_min), math.log(dt_max)).exp_()
-        dt.add_(torch.log(-torch.expm1(-dt)))  # the inverse of softplus
-        self.A_log.copy_(torch.arange(1, self.d_state + 1).log().expand_as(self.A_log))
-        nn.init.ones_(self.D)
+        routes = resolve_routes(routes)
+        scans, width = (len(routes),), dt_rank + 2 * d_state
+        super().__init__(
+            dim, scans=scans, width=width, d_state=d_state, dt_rank=dt_rank, merge=merge
+        )
+        self.routes = routes
 
     def forward(self, x: Tensor) -> Tensor:
         """Scan x (B, H, W, C)."""
@@ -78,12 +61,12 @@ class S6(nn.Module):
     def scan(self, x: Tensor, table: Tensor) -> Tensor:
         """Scan tokens x (B, L, C) along the routes of an index table (K, T)."""
         K, width, _ = self.x_proj_weight.shape
-        projected = F.linear(x, self.x_proj_weight.flatten(0, 1)).unflatten(-1, (K, width))
+        projected = linear(x, self.x_proj_weight.flatten(0, 1)).unflatten(-1, (K, width))
         dt, B, C = projected.split((self.dt_rank, self.d_state, self.d_state), dim=-1)
         return selective_scan(
             x,
             dt,
-            -torch.exp(self.A_log.to(torch.promote_types(self.A_log.dtype, torch.float32))),
+            self.decay_rates(),
             B,
             C,
             self.D,
@@ -98,6 +81,18 @@ class S6(nn.Module):
         dim, d_state = self.A_log.shape[1:]
         names = ", ".join(getattr(r, "__name__", repr(r)) for r in self.routes)
         return f"{dim}, routes=({names}), d_state={d_state}, dt_rank={self.dt_rank}"
+
+
+def scanner(recurrence: str, routes: str | Sequence[str | Route]) -> Callable[..., nn.Module]:
+    """The module that a recurrence's name stands for, still to be given its sizes."""
+    if recurrence == "s6":
+        return partial(S6, routes=routes)
+    if recurrence not in RECURRENCES:
+        names = ("s6", *RECURRENCES)
+        raise ValueError(f"recurrence is {recurrence!r}, expected one of {names}")
+    if routes != "cross":
+        raise ValueError(f"routes is {routes!r}, but recurrence {recurrence!r} follows no routes")
+    return RECURRENCES[recurrence]
 
 
 class Scan2d(nn.Module):
@@ -116,6 +111,8 @@ class Scan2d(nn.Module):
         gate: multiply the normalised output by act(z), z a second projection of the input.
         merge: "sum" or "mean" of the routes' outputs, or a module (B, H, W, K, C) → (B, H, W, C).
         act_layer: activation after the convolution and on the gate.
+        recurrence: what scans: "s6" along the routes, or a 2-D recurrence over the whole grid from
+            four orientations, "2dmamba", "mamba2d" or "v2m" (see `scans.recurrences`).
 
     Source: SS2D of VMamba, arXiv 2401.10166, figure 3 (its v0 with gate, its v2 without).
     """
@@ -133,24 +130,24 @@ class Scan2d(nn.Module):
         gate: bool = False,
         merge: str | nn.Module = "sum",
         act_layer: Callable[[], nn.Module] = nn.SiLU,
+        recurrence: str = "s6",
     ):
         super().__init__()
         inner = int(dim * expand)
         self.gate = gate
-        self.in_proj = nn.Linear(dim, inner * 2 if gate else inner, bias=False)
+        self.in_proj = Linear(dim, inner * 2 if gate else inner, bias=False)
         self.conv = nn.Conv2d(
             inner, inner, conv_size, padding=conv_size // 2, groups=inner, bias=conv_bias
         )
         self.act = act_layer()
-        self.s6 = S6(
+        self.s6 = scanner(recurrence, routes)(
             inner,
-            routes=routes,
             d_state=d_state,
             dt_rank=math.ceil(dim / 16) if dt_rank == "auto" else int(dt_rank),
             merge=merge,
         )
         self.norm = nn.LayerNorm(inner)
-        self.out_proj = nn.Linear(inner, dim, bias=False)
+        self.out_proj = Linear(inner, dim, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Mix the tokens of x (B, H, W, C)."""

@@ -269,7 +269,7 @@ def test_flops_are_counted(rank):
     delta = (1 if rank is None else 2 * rank) + 1  # with its bias; softplus
     state = 1 + 1 + 1 + 1 + 1  # delta A, exp, times h, delta x times B, sum
     readout = 2  # times C, sum
-    entering, skip, into_y = 1, 1, 1
+    entering, skip, into_y = 1, 2, 1
     forward = visits * (delta + entering + skip + into_y + N * (state + readout))
     assert counter.get_total_flops() == forward
     with FlopCounterMode(display=False) as counter:

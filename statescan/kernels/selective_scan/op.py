@@ -96,12 +96,13 @@ _forward.register_autograd(_autograd, setup_context=_setup_context)
 def _flops(x, dt, A, B, C, D, dt_weight, dt_bias, routes, merge, *, out_shape) -> int:
     """One for each multiplication, addition, exponential and softplus, at every step of a route.
 
-    In a channel: dt with its bias (1, or 2R from low rank), softplus, delta x, D x and the sum into
-    y; in each state: delta A, its exponential, decay and entry of the state (3), readout (2).
+    In a channel: dt with its bias (1, or 2R from low rank), softplus, delta x, the skip (2) and the
+    sum at its position; in each state: delta A, its exponential, decay and entry of the state (3),
+    readout (2).
     """
     _, channels, N = A
     expand = 1 if dt_weight is None else 2 * dt_weight[-1]
-    return dt[0] * routes.numel() * channels * (expand + 4 + 7 * N)
+    return dt[0] * routes.numel() * channels * (expand + 5 + 7 * N)
 
 
 @register_flop_formula(torch.ops.statescan.selective_scan_backward)

@@ -1,0 +1,186 @@
+"""`ssd`: checks its arguments and runs the chunked path as one operator of torch."""
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
+
+from .._arguments import check_dims, check_positions, check_routes, check_tensors, compute_dtype
+from . import chunked, gradients
+
+BACKEND = "chunked torch"  # on every device
+
+
+@torch.library.custom_op("statescan::ssd", mutates_args=())
+def _forward(
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    dt_bias: Tensor | None,
+    routes: Tensor,
+    merge: bool,
+) -> tuple[Tensor, Tensor]:
+    check_positions(routes, dt.shape[1])
+    with torch.autocast(x.device.type, enabled=False):  # sums stay in the state's dtype
+        return chunked.forward(x, dt, A, B, C, D, dt_bias, routes, merge)
+
+
+@_forward.register_fake
+def _(x, dt, A, B, C, D, dt_bias, routes, merge):
+    batch, length, K, H = dt.shape
+    P, N = x.shape[-1], B.shape[-1]
+    y = x.new_empty((batch, length, H, P) if merge else (batch, length, K, H, P))
+    given = (t for t in (x, dt, A, B, C, D, dt_bias) if t is not None)
+    states = (routes.shape[1] + chunked.CHUNK - 1) // chunked.CHUNK + 1
+    return y, x.new_empty((states, K, batch, H, N, P), dtype=compute_dtype(*given))
+
+
+@torch.library.custom_op("statescan::ssd_backward", mutates_args=())
+def _backward(
+    dy: Tensor,
+    saved: Tensor,
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    dt_bias: Tensor | None,
+    routes: Tensor,
+    merge: bool,
+) -> list[Tensor]:
+    with torch.autocast(x.device.type, enabled=False):
+        grads = gradients.backward(dy, saved, x, dt, A, B, C, D, dt_bias, routes, merge)
+    return [g for g in grads if g is not None]
+
+
+@_backward.register_fake
+def _(dy, saved, x, dt, A, B, C, D, dt_bias, routes, merge):
+    given = (x, dt, A, B, C, D, dt_bias)
+    return [t.new_empty(t.shape) for t in given if t is not None]
+
+
+def _setup_context(ctx, inputs, output):
+    *tensors, ctx.merge = inputs
+    ctx.save_for_backward(output[1], *tensors)
+
+
+def _autograd(ctx, dy, _):
+    saved, *tensors = ctx.saved_tensors
+    grads = iter(_backward(dy, saved, *tensors, ctx.merge))
+    differentiable = [None if t is None else next(grads) for t in tensors[:-1]]
+    return *differentiable, None, None
+
+
+_forward.register_autograd(_autograd, setup_context=_setup_context)
+
+
+@register_flop_formula(torch.ops.statescan.ssd)
+def _forward_flops(x, dt, A, B, C, D, dt_bias, routes, merge, *args, **kwargs) -> int:
+    """Count each multiplication, addition and transcendental function of the definition once.
+
+    The recurrence is counted, one step at a time, whichever way it is computed; every entry of
+    the routes counts as a step. For each step and head: softplus, `delta A`, its exponential, and
+    the bias where given; for each channel `delta x`, the sum at its position, and the skip's
+    product and sum where given; for each state of a channel three products and two sums,
+    `h = a h + B u` and `y += C h`.
+    """
+    head = 3 + (dt_bias is not None)
+    channel = 2 + 2 * (D is not None)
+    steps = x[0] * A[0] * routes[1]
+    return steps * A[1] * (head + x[-1] * (channel + 5 * B[-1]))
+
+
+@register_flop_formula(torch.ops.statescan.ssd_backward)
+def _backward_flops(dy, h, x, dt, A, B, C, D, dt_bias, routes, merge, *args, **kwargs) -> int:
+    """Count as the forward pass does, with every state computed again.
+
+    For each step and head, beside softplus, `delta A` and its exponential: `ddelta += da A`,
+    `dA += da delta`, the sigmoid and its product, the sum into dt, and the bias's sum and
+    gradient where given. For each channel: `delta x`, `du delta` and its sum into dx,
+    `ddelta += du x`, and the skip's two products and two sums where given. For each state of a
+    channel: three operations for `h = a h + B u`; two each for `dh += C dy`, `dC += dy h`,
+    `dB += dh u`, `du += dh B` and `da += (a dh) h`; one for `a dh`.
+    """
+    head = 3 + 7 + 2 * (dt_bias is not None)
+    channel = 5 + 4 * (D is not None)
+    steps = x[0] * A[0] * routes[1]
+    return steps * A[1] * (head + x[-1] * (channel + 14 * B[-1]))
+
+
+def ssd(
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    *,
+    dt_bias: Tensor | None = None,
+    routes: Tensor | None = None,
+    merge: bool = True,
+) -> Tensor:
+    """State-space duality (SSD, the scan of Mamba-2) of an image along any set of routes.
+
+    For every route k and head, with `delta = softplus(dt + dt_bias)`:
+    `h_t = exp(delta A) h_{t-1} + delta B ⊗ x_t` and `y_t = C h_t + D x_t`, where step t reads its
+    inputs at position `routes[k, t]` and adds its output there.
+
+    Inside a shape, B is the batch, L the positions, K the routes, T the steps of a route, H the
+    heads, P the channels a head, G the groups of consecutive heads that share B and C, N the
+    states a channel. Low-precision inputs are upcast; states and sums are float32 (float64 if
+    any input is). Memory grows with L, not with its square. The result is the same, bit for bit,
+    in every run. FLOP counters of torch see every multiplication, addition and transcendental
+    function of the definition.
+
+    Args:
+        x: (B, L, H, P) shared by the routes, or (B, L, K, H, P), one input a route.
+        dt: (B, L, K, H) step sizes before bias and softplus.
+        A: (K, H) decay rates; negative for a stable state. With any above zero, the operator
+            takes one step at a time, which is slow.
+        B: (B, L, K, G, N) input matrix; G divides H.
+        C: (B, L, K, G, N) output matrix.
+        D: (K, H) skip weights.
+        dt_bias: (K, H) added to dt before softplus.
+        routes: (K, T) integer positions in [0, L); -1 takes no step. By default one route, the
+            positions in their order.
+        merge: add the routes' outputs up; otherwise keep them apart.
+
+    Returns:
+        (B, L, H, P), or (B, L, K, H, P) with `merge=False`, in the dtype of x. Positions that no
+        route visits are zero.
+
+    Raises:
+        ValueError: if shapes, dtypes, devices or route entries do not fit together, or L is 0.
+
+    Source: Mamba-2, arXiv 2405.21060, section 6.
+    """
+    if routes is None:
+        routes = torch.arange(x.shape[1], device=x.device).unsqueeze(0)
+    _check(x, dt, A, B, C, D, dt_bias, routes)
+    return _forward(x, dt, A, B, C, D, dt_bias, routes, merge)[0]
+
+
+def _check(x, dt, A, B, C, D, dt_bias, routes) -> None:
+    """Refuse arguments that do not fit together, naming the first that does not."""
+    check_dims(x=(x, (4, 5)), dt=(dt, (4,)), A=(A, (2,)), B=(B, (5,)))
+    batch, length, *_, heads, P = x.shape
+    (K, H), (G, N) = A.shape, B.shape[3:]
+    if length == 0:
+        raise ValueError(f"x has shape {tuple(x.shape)}, expected at least one position")
+    if heads != H:
+        raise ValueError(f"x has {heads} heads, A was made for {H}")
+    if G == 0 or H % G:
+        raise ValueError(f"B has {G} groups, expected a divisor of the {H} heads")
+    check_tensors(
+        x=(x, (batch, length, H, P) if x.dim() == 4 else (batch, length, K, H, P)),
+        dt=(dt, (batch, length, K, H)),
+        A=(A, (K, H)),
+        B=(B, (batch, length, K, G, N)),
+        C=(C, (batch, length, K, G, N)),
+        D=(D, (K, H)),
+        dt_bias=(dt_bias, (K, H)),
+    )
+    check_routes(routes, K, x.device)
