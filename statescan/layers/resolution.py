@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..kernels.linear import linear
+
 
 class HalvingConv(nn.Conv2d):
     """3x3 convolution of stride 2 on maps: (B, H, W, C) → (B, ⌈H/2⌉, ⌈W/2⌉, C').
@@ -23,7 +25,7 @@ class HalvingConv(nn.Conv2d):
         """Halve the resolution of x (B, H, W, C)."""
         if x.device.type == "cpu" and self.weight.numel() > self.WIDE:
             patches = F.pad(x, (0, 0, 1, 1, 1, 1)).unfold(1, 3, 2).unfold(2, 3, 2)
-            return F.linear(patches.flatten(3), self.weight.flatten(1), self.bias)
+            return linear(patches.flatten(3), self.weight.flatten(1), self.bias)
         return super().forward(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
 
@@ -58,7 +60,7 @@ class ConvStem(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Embed an image (B, 3, H, W)."""
-        x = self.act(self.norm1(self.conv1(x.permute(0, 2, 3, 1))))
+        x = self.act(self.norm1(self.conv1(x.permute(0, 2, 3, 1).contiguous())))
         return self.norm2(self.conv2(x))
 
 

@@ -159,14 +159,14 @@ INLINE void NAME(forward_chunk)(const scan *q, const chunk *p) {
         int lanes = NAME(lanes)(p, v), c = v * LANES;
         NAME(prefetch)(q, p, v, 0);
         vec D = NAME(load)(q->D + NAME(parameter)(q, p) + c, lanes);
-        for (int s = 0; s < p->at->steps; s++) y[v][s] = D * x[v][s];
         for (int64_t n = 0; n < q->N; n++) {
             vec A = NAME(load)(q->A + (p->k * q->N + n) * q->C + p->c + c, lanes) * LOG2E;
             vec h = NAME(load)(NAME(state)(q, p, p->i, n) + c, lanes);
             for (int s = 0; s < p->at->steps; s++) {
                 vec entering = delta[v][s] * x[v][s] * q->B[row[s] * q->N + n];
                 h = NAME(exp2)(delta[v][s] * A) * h + entering;
-                y[v][s] += h * q->Cm[row[s] * q->N + n];
+                vec before = n ? y[v][s] : D * x[v][s];
+                y[v][s] = before + h * q->Cm[row[s] * q->N + n];
             }
             NAME(store)(NAME(state)(q, p, p->i + 1, n) + c, h, lanes);
         }
