@@ -4,27 +4,62 @@ import importlib.util
 from pathlib import Path
 
 import pytest
+import torch
 
-PATH = Path(__file__).parents[1] / "benchmarks/selective_scan.py"
+FOLDER = Path(__file__).parents[1] / "benchmarks"
 
 
-@pytest.fixture
-def benchmark():
-    spec = importlib.util.spec_from_file_location("benchmark_selective_scan", PATH)
+def load(name):
+    spec = importlib.util.spec_from_file_location(f"benchmark_{name}", FOLDER / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
+@pytest.fixture
+def scans(monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    return load("selective_scan")
+
+
+@pytest.fixture
+def models():
+    return load("models")
+
+
 @pytest.mark.parametrize("routes", ["cross", "raster"])
-def test_peers_agree(benchmark, routes):
-    row = benchmark.measure(benchmark.Shape(2, 5, 4, 6, routes, 3), repeat=1)
-    assert row["error"] < 1e-5
-    assert all(ratio > 0 for ratio in row["ratio"])
+def test_peers_agree(scans, routes):
+    row = scans.measure(scans.Shape(2, 5, 4, 6, routes, 3), repeat=1)
+    assert set(row["error"]) == {"loop", "mambapy", "transformers"}
+    assert max(row["error"].values()) < 1e-4
+    assert all(ratio > 0 for pair in row["ratio"].values() for ratio in pair)
 
 
-def test_a_wrong_scan_gets_no_time(benchmark, monkeypatch):
-    right = benchmark.ours
-    monkeypatch.setattr(benchmark, "ours", lambda inputs, routes: right(inputs, routes) * 1.001)
+def test_a_wrong_scan_gets_no_time(scans, monkeypatch):
+    right = scans.ours
+    monkeypatch.setattr(scans, "ours", lambda inputs, routes: right(inputs, routes) * 1.001)
     with pytest.raises(SystemExit, match="the scans disagree"):
-        benchmark.measure(benchmark.Shape(1, 3, 3, 4, "cross", 1), repeat=1)
+        scans.measure(scans.Shape(1, 3, 3, 4, "cross", 1), repeat=1)
+
+
+def test_long_scans_have_no_loops(scans):
+    assert set(scans.peers(scans.SHAPES["VMamba-T stage 1, 1280x800"])) == {"mambapy"}
+
+
+def test_a_wrong_model_gets_no_time(models, monkeypatch):
+    model = models.build("test_vmamba", 32)
+    x = torch.randn(1, 3, 32, 32)
+    assert models.check(model, x) < 1e-4
+
+    def wrong(images):  # off where the C kernel runs
+        return model.forward_features(images).mean((1, 2)) * (1.01 if models._c.library() else 1)
+
+    with pytest.raises(SystemExit, match="is off by"):
+        models.check(wrong, x)
+
+
+def test_growth_is_the_slope_over_pixels(models):
+    names = (models.OURS, *models.PEERS)
+    rows = {s: {"inference": {n: 3.0 * s ** (2 * e) for e, n in enumerate(names)}} for s in (8, 16)}
+    slopes = models.growth(rows, "inference")
+    assert list(slopes.values()) == pytest.approx(range(len(names)), abs=1e-9)

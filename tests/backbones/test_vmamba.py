@@ -25,6 +25,41 @@ def test_tiny_takes_any_size(tiny, size):
     assert y.isfinite().all()
 
 
+def test_tiny_compiles_without_graph_break(tiny):
+    torch.compiler.reset()
+    compiled = torch.compile(tiny, fullgraph=True, backend="aot_eager")
+    x = torch.randn(1, 3, 64, 96)
+    torch.testing.assert_close(compiled(x), tiny(x))
+
+
+def test_tiny_exports_with_any_batch_height_and_width(tiny):
+    batch = torch.export.Dim("batch", max=64)
+    height, width = (torch.export.Dim(d, min=33, max=2048) for d in ("height", "width"))
+    dynamic = ({0: batch, 2: height, 3: width},)
+    program = torch.export.export(tiny, (torch.randn(2, 3, 64, 96),), dynamic_shapes=dynamic)
+    x = torch.randn(3, 3, 100, 70)
+    torch.testing.assert_close(program.module()(x), tiny(x))
+
+
+def test_inference_and_training_compute_the_same(tiny):
+    """Without a gradient linear layers take another path."""
+    x = torch.randn(2, 3, 64, 64)
+    want = tiny(x)
+    with torch.inference_mode():
+        torch.testing.assert_close(tiny(x), want.detach(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_large_activations_stay_finite_under_autocast(dtype):
+    model = timm.create_model("test_vmamba", num_classes=5)
+    x = torch.randn(2, 3, 64, 64)
+    with torch.autocast("cpu", dtype):
+        y = model(x * 1e4)
+    y.float().mean().backward()
+    assert y.isfinite().all()
+    assert all(p.grad.isfinite().all() for p in model.parameters())
+
+
 def test_nano_is_small():
     parameters = timm.create_model("vmamba_nano", device="meta").parameters()
     assert sum(p.numel() for p in parameters) <= 1_500_000

@@ -120,6 +120,7 @@ INLINE void NAME(prefetch)(const scan *q, const chunk *p, int v, int backward) {
         if (!backward) continue;
         NAME(prefetch_row)(q, p, q->dy, NAME(y_rows)(q, p->next)[s]);
         NAME(prefetch_row)(q, p, q->dz, p->next->row[s]);
+        NAME(prefetch_row)(q, p, q->dx, NAME(x_rows)(q, p->next)[s]);
     }
 }
 
