@@ -60,6 +60,7 @@ class VMamba(Pyramid):
         expand: inner width of the scan as a multiple of the channels.
         dt_rank: rank of dt; "auto" is ceil(channels / 16).
         routes: scan routes, as in `Scan2d`.
+        recurrence: what scans, as in `Scan2d`; "2dmamba" makes 2DVMamba (arXiv 2412.00678).
         gate: whether the scan's output is gated.
         conv_bias: whether the scan's convolution has a bias.
         mlp_ratio: hidden width of the MLP as a multiple of the channels; 0 for no MLP.
@@ -85,6 +86,7 @@ class VMamba(Pyramid):
         expand: float = 1.0,
         dt_rank: int | str = "auto",
         routes: str | Sequence[str | Route] = "cross",
+        recurrence: str = "s6",
         gate: bool = False,
         conv_bias: bool = False,
         mlp_ratio: float = 4.0,
@@ -102,6 +104,7 @@ class VMamba(Pyramid):
             "expand": expand,
             "dt_rank": dt_rank,
             "routes": routes,
+            "recurrence": recurrence,
             "gate": gate,
             "conv_bias": conv_bias,
         }

@@ -80,6 +80,13 @@ def test_other_routes_by_one_keyword(routes):
     assert len(model.stages[0].blocks[0].scan.s6.routes) == (2 if len(routes) == 2 else 4)
 
 
+@pytest.mark.parametrize("recurrence", ["2dmamba", "mamba2d", "v2m"])
+def test_other_recurrences_by_one_keyword(recurrence):
+    model = timm.create_model("test_vmamba", recurrence=recurrence)
+    model(torch.randn(1, 3, 40, 56)).sum().backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters())
+
+
 def test_patch_stem_needs_one_patch():
     model = VMamba(depths=(1,), dims=(8,), stem="patch")
     with pytest.raises(ValueError, match="x is 3x9 pixels, this stem needs at least 4x4"):

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from .._arguments import check_dims, check_tensors
+from .._registration import join
 from . import streaming
 
 
@@ -77,21 +78,10 @@ def _mamba2d_backward(
     return [g.squeeze(-1) if g.dim() == 5 else g for g in grads]
 
 
-def _complete(forward, backward) -> None:
-    """Give an operator and its backward their fakes, and join them."""
-
-    def save(ctx, inputs, output) -> None:
-        ctx.save_for_backward(*inputs)
-
-    forward.register_fake(lambda x, *_: x.new_empty(x.shape))
-    backward.register_fake(lambda _, *inputs: [t.new_empty(t.shape) for t in inputs])
-    forward.register_autograd(
-        lambda ctx, dy: tuple(backward(dy, *ctx.saved_tensors)), setup_context=save
-    )
-
-
-_complete(_2dmamba, _2dmamba_backward)
-_complete(_mamba2d, _mamba2d_backward)
+for _operator in (_2dmamba, _mamba2d):
+    _operator.register_fake(lambda x, *_: x.new_empty(x.shape))
+join(_2dmamba, _2dmamba_backward, differentiable=7)
+join(_mamba2d, _mamba2d_backward, differentiable=11)
 
 
 def _flops(operator, x_at: int, A_at: int, per_channel: int, per_state: int) -> None:

@@ -84,21 +84,30 @@ def flatten(x, dt, A, B, C, D, dt_weight, dt_bias, routes) -> Inputs:
     )
 
 
+def places(routes: Tensor, samples: slice, length: int) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Where steps (K, T) of the routes read for some samples.
+
+    Returns the row of each (sample, position), (K·B·T,); the row of each (sample, position, route),
+    (K·B·T,); and a mask (K, 1, T, 1) of the steps that are none, if there are any.
+    """
+    K, routes = len(routes), routes[:, None]
+    sample = torch.arange(samples.start, samples.stop, device=routes.device)[:, None]
+    position = sample * length + routes.clamp_min(0)
+    visit = position * K + torch.arange(K, device=routes.device)[:, None, None]
+    skip = routes[..., None] < 0
+    return position.flatten(), visit.flatten(), skip if bool(skip.any()) else None
+
+
 def gather(inputs: Inputs, steps: slice, samples: slice) -> Chunk:
     """Read some steps of every route for some samples."""
-    routes = inputs.routes[:, None, steps]
-    K, T = routes.shape[0], routes.shape[2]
-    sample = torch.arange(samples.start, samples.stop, device=routes.device)[:, None]
-    position = sample * inputs.length + routes.clamp_min(0)
-    visit = position * K + torch.arange(K, device=routes.device)[:, None, None]
-    position, visit = position.flatten(), visit.flatten()
+    routes = inputs.routes[:, steps]
+    K, T = routes.shape
+    position, visit, skip = places(routes, samples, inputs.length)
 
     def read(rows: Tensor, index: Tensor) -> Tensor:
         rows = rows.index_select(0, index).to(inputs.A.dtype)
-        return rows.view(K, len(sample), T, rows.shape[-1])
+        return rows.view(K, samples.stop - samples.start, T, rows.shape[-1])
 
-    skip = routes[..., None] < 0
-    skip = skip if bool(skip.any()) else None
     x = read(inputs.x, position if inputs.x_shared else visit)
     dt = read(inputs.dt, visit)
     z = before_softplus(dt, inputs, skip)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from .._arguments import compute_dtype
-from ..selective_scan.streaming import add_rows, softplus
+from ..selective_scan.streaming import add_rows, places, softplus
 
 CHUNK = 64  # steps between two saved states
 BLOCK = 2**20  # elements of a chunk's decays or inputs: hides dispatch, stays near caches
@@ -84,18 +84,17 @@ def flatten(x, dt, A, B, C, D, dt_bias, routes, merge) -> Inputs:
 
 def gather(inputs: Inputs, steps: slice, samples: slice) -> Chunk:
     """Read some steps of every route for some samples."""
-    routes = inputs.routes[:, None, steps]
-    K, T = routes.shape[0], routes.shape[2]
-    sample = torch.arange(samples.start, samples.stop, device=routes.device)[:, None]
-    position = sample * inputs.length + routes.clamp_min(0)
-    visit = position * K + torch.arange(K, device=routes.device)[:, None, None]
-    position, visit = position.flatten(), visit.flatten()
-    skip = routes[..., None] < 0
-    skip = skip if bool(skip.any()) else None
+    routes = inputs.routes[:, steps]
+    K, T = routes.shape
+    position, visit, skip = places(routes, samples, inputs.length)
     G, R = inputs.A.shape[2:4]
 
     def read(rows: Tensor, index: Tensor, *shape: int) -> Tensor:
-        columns = rows.index_select(0, index).to(inputs.A.dtype).view(K, len(sample), T, -1)
+        columns = (
+            rows.index_select(0, index)
+            .to(inputs.A.dtype)
+            .view(K, samples.stop - samples.start, T, -1)
+        )
         return by_head(columns, skip, *shape)
 
     x = read(inputs.x, position if inputs.x_shared else visit, G, R, inputs.x.shape[1] // (G * R))

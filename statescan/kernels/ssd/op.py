@@ -5,6 +5,7 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from .._arguments import check_dims, check_positions, check_routes, check_tensors, compute_dtype
+from .._registration import join
 from . import chunked, gradients
 
 BACKEND = "chunked torch"  # on every device
@@ -56,25 +57,7 @@ def _backward(
     return [g for g in grads if g is not None]
 
 
-@_backward.register_fake
-def _(dy, saved, x, dt, A, B, C, D, dt_bias, routes, merge):
-    given = (x, dt, A, B, C, D, dt_bias)
-    return [t.new_empty(t.shape) for t in given if t is not None]
-
-
-def _setup_context(ctx, inputs, output):
-    *tensors, ctx.merge = inputs
-    ctx.save_for_backward(output[1], *tensors)
-
-
-def _autograd(ctx, dy, _):
-    saved, *tensors = ctx.saved_tensors
-    grads = iter(_backward(dy, saved, *tensors, ctx.merge))
-    differentiable = [None if t is None else next(grads) for t in tensors[:-1]]
-    return *differentiable, None, None
-
-
-_forward.register_autograd(_autograd, setup_context=_setup_context)
+join(_forward, _backward, differentiable=7, saved=1)
 
 
 @register_flop_formula(torch.ops.statescan.ssd)

@@ -9,6 +9,7 @@ from torch.utils.flop_counter import register_flop_formula
 
 from .. import _c
 from .._arguments import check_dims, check_tensors, compute_dtype
+from .._registration import join
 from . import cpu, streaming
 
 
@@ -43,30 +44,16 @@ def _(x, weight, dy, dx, inset):
 @torch.library.custom_op("statescan::tap_sum_backward", mutates_args=(), device_types="cpu")
 def _backward(
     dout: Tensor, x: Tensor, weight: Tensor, dy: Sequence[int], dx: Sequence[int], inset: int
-) -> tuple[Tensor, Tensor]:
+) -> list[Tensor]:
     backend = _backend()
     offsets = [[d + inset for d in values] for values in (dy, dx)]
     back = [[-d for d in values] for values in offsets]
     grad_x = backend.tap_sum(dout, weight, back, x.shape[1:3])
     grad_weight = backend.tap_dweight(dout, x, weight, offsets)
-    return grad_x.to(x.dtype), grad_weight.to(weight.dtype)
+    return [grad_x.to(x.dtype), grad_weight.to(weight.dtype)]
 
 
-@_backward.register_fake
-def _(dout, x, weight, dy, dx, inset):
-    return x.new_empty(x.shape), weight.new_empty(weight.shape)
-
-
-def _setup_context(ctx, inputs, output):
-    x, weight, *ctx.options = inputs
-    ctx.save_for_backward(x, weight)
-
-
-def _autograd(ctx, dout):
-    return *_backward(dout, *ctx.saved_tensors, *ctx.options), None, None, None
-
-
-_forward.register_autograd(_autograd, setup_context=_setup_context)
+join(_forward, _backward, differentiable=2)
 
 
 @register_flop_formula(torch.ops.statescan.tap_sum)
