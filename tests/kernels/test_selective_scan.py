@@ -323,6 +323,14 @@ def test_backends_are_told(backend, monkeypatch):
     assert backends()["selective_scan"]["cpu"] == "streaming torch: none.so not built"
 
 
+def test_very_many_states():
+    """More than the C kernel has room for are the streaming path's."""
+    inputs, routes = make_inputs(1, 3, 2, 1, 600)
+    want = run(selective_scan_reference, inputs, routes)
+    assert_matches(run(selective_scan, inputs, routes), want, 1e-11)
+    assert op.backend(torch.device("cpu"), 600) is streaming
+
+
 def test_any_number_of_threads_gives_the_same_bits(backend):
     """But for parameters on the streaming path: torch's sums over the batch depend on threads."""
     inputs, routes = make_inputs(3, 90, 150, 4, 2, dtype=torch.float32)

@@ -177,21 +177,22 @@ INLINE void NAME(forward_chunk)(const scan *q, const chunk *p) {
             NAME(add)(q->y + y_row[s] * q->C + p->c + v * LANES, y[v][s], NAME(lanes)(p, v));
 }
 
-/* Add the sum over lanes of each step's vector to out[row[s] * N]. */
-INLINE void NAME(add_sums)(const scan *q, const visits *at, const vec *of, REAL *out) {
+/* Add each step's sum over lanes to out. */
+INLINE void NAME(add_sums)(const vec *of, int steps, REAL *out) {
     REAL sums[CHUNK];
-    NAME(sums)(of, at->steps, sums);
-    for (int s = 0; s < at->steps; s++) out[at->row[s] * q->N] += sums[s];
+    NAME(sums)(of, steps, sums);
+    for (int s = 0; s < steps; s++) out[s] += sums[s];
 }
 
 /* One state of one vector of channels backwards: adds to gB, ddelta and the gradients of A, B, C.
  * dh holds the gradient that later steps hand back to the chunk's last state, and becomes that of
  * the state before the chunk. */
 INLINE void NAME(backward_state)(const scan *q, const chunk *p, int v, int64_t n, const vec *delta,
-                                 const vec *x, const vec *dy, vec *gB, vec *ddelta) {
+                                 const vec *x, const vec *dy, vec *gB, vec *ddelta, REAL *dB,
+                                 REAL *dC) {
     int lanes = NAME(lanes)(p, v), c = v * LANES, steps = p->at->steps;
     const int64_t *row = p->at->row;
-    int64_t state = NAME(at_state)(q, p, n) + c, slots = p->block * q->batch * q->L * q->K * q->N;
+    int64_t state = NAME(at_state)(q, p, n) + c;
     vec a[ROOM], h[ROOM]; /* overwritten by the products that dB and dC are sums of */
     vec A = NAME(load)(q->A + (p->k * q->N + n) * q->C + p->c + c, lanes), dA = {0};
     vec w = NAME(load)(q->dh + state, lanes);
@@ -210,8 +211,8 @@ INLINE void NAME(backward_state)(const scan *q, const chunk *p, int v, int64_t n
         a[s] = g * (delta[s] * x[s]);
         h[s + 1] *= dy[s];
     }
-    NAME(add_sums)(q, p->at, a, q->dB + slots + n);
-    NAME(add_sums)(q, p->at, h + 1, q->dC + slots + n);
+    NAME(add_sums)(a, steps, dB);
+    NAME(add_sums)(h + 1, steps, dC);
     NAME(add)(q->dA + state, dA, lanes);
     NAME(store)(q->dh + state, w, lanes);
 }
@@ -219,7 +220,10 @@ INLINE void NAME(backward_state)(const scan *q, const chunk *p, int v, int64_t n
 INLINE void NAME(backward_chunk)(const scan *q, const chunk *p) {
     vec delta[VECTORS][ROOM], sigmoid[VECTORS][ROOM], x[VECTORS][ROOM], dy[VECTORS][ROOM];
     vec gB[VECTORS][ROOM], ddelta[VECTORS][ROOM];
+    REAL dB[q->N][CHUNK], dC[q->N][CHUNK]; /* sums over the block's channels */
     const int64_t *x_row = NAME(x_rows)(q, p->at);
+    memset(dB, 0, sizeof dB);
+    memset(dC, 0, sizeof dC);
     NAME(gather)(q, p, q->x, x_row, x);
     NAME(gather)(q, p, q->dy, NAME(y_rows)(q, p->at), dy);
     NAME(step_sizes)(q, p, delta, sigmoid);
@@ -230,7 +234,7 @@ INLINE void NAME(backward_chunk)(const scan *q, const chunk *p) {
         vec D = NAME(load)(q->D + c, lanes), dD = {0}, dbias = {0};
         for (int s = 0; s < p->at->steps; s++) gB[v][s] = ddelta[v][s] = (vec){0};
         for (int64_t n = 0; n < q->N; n++)
-            NAME(backward_state)(q, p, v, n, delta[v], x[v], dy[v], gB[v], ddelta[v]);
+            NAME(backward_state)(q, p, v, n, delta[v], x[v], dy[v], gB[v], ddelta[v], dB[n], dC[n]);
         for (int s = 0; s < p->at->steps; s++) { /* x and delta become their own gradients */
             vec dz = (ddelta[v][s] + gB[v][s] * x[v][s]) * sigmoid[v][s];
             dD += dy[v][s] * x[v][s];
@@ -241,14 +245,17 @@ INLINE void NAME(backward_chunk)(const scan *q, const chunk *p) {
         NAME(add)(q->dD + sums, dD, lanes);
         NAME(add)(q->dbias + sums, dbias, lanes);
     }
-    for (int s = 0; s < p->at->steps; s++)
+    for (int s = 0; s < p->at->steps; s++) {
+        int64_t row = p->at->row[s], slot = (p->block * q->batch * q->L * q->K + row) * q->N;
+        for (int64_t n = 0; n < q->N; n++) q->dB[slot + n] += dB[n][s], q->dC[slot + n] += dC[n][s];
         for (int v = 0; v < NAME(vectors)(p); v++) {
             int lanes = NAME(lanes)(p, v), c = p->c + v * LANES;
-            REAL *dz = q->dz + p->at->row[s] * q->C + c;
+            REAL *dz = q->dz + row * q->C + c;
             NAME(add)(q->dx + x_row[s] * q->C + c, x[v][s], lanes);
             if (q->once) NAME(store)(dz, delta[v][s], lanes);
             else NAME(add)(dz, delta[v][s], lanes);
         }
+    }
 }
 
 /* The steps of chunk i, none if there is no such chunk; beyond the last, up to a whole GROUP, the

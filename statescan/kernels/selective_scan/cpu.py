@@ -9,6 +9,7 @@ from .. import _c
 from .._arguments import compute_dtype
 from .streaming import CHUNK
 
+MOST_STATES = 512  # a channel; sums over a chunk of them lie on the thread's stack
 SIZES = ("batch", "L", "C", "K", "N", "R", "T", "block", "own_x", "apart", "once")
 ARRAYS = (
     *("x", "dt", "A", "B", "Cm", "D", "weight", "bias", "routes", "y", "saved"),

@@ -10,9 +10,10 @@ from .._registration import join
 from . import cpu, streaming
 
 
-def backend(device: torch.device):
+def backend(device: torch.device, N: int = 1):
     """The module that serves a device: the C kernel on a CPU where it was built, else torch."""
-    return cpu if device.type == "cpu" and _c.library() else streaming
+    served = device.type == "cpu" and _c.library() and N <= cpu.MOST_STATES
+    return cpu if served else streaming
 
 
 def describe_backend(device: torch.device) -> str:
@@ -37,7 +38,9 @@ def _forward(
 ) -> tuple[Tensor, Tensor]:
     check_positions(routes, dt.shape[1])
     with torch.autocast(x.device.type, enabled=False):  # sums stay in the state's dtype
-        return backend(x.device).forward(x, dt, A, B, C, D, dt_weight, dt_bias, routes, merge)
+        return backend(x.device, A.shape[-1]).forward(
+            x, dt, A, B, C, D, dt_weight, dt_bias, routes, merge
+        )
 
 
 @_forward.register_fake
@@ -66,7 +69,7 @@ def _backward(
     merge: bool,
 ) -> list[Tensor]:
     with torch.autocast(x.device.type, enabled=False):
-        grads = backend(x.device).backward(
+        grads = backend(x.device, A.shape[-1]).backward(
             dy, saved, x, dt, A, B, C, D, dt_weight, dt_bias, routes, merge
         )
     return [g for g in grads if g is not None]
