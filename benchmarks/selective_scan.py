@@ -14,6 +14,7 @@ the image for every step, so they run on short scans alone.
 """
 
 import argparse
+import gc
 import json
 import platform
 import time
@@ -215,13 +216,14 @@ def main() -> None:
     if args.streaming:
         _c.library = lambda: None
     torch.set_num_threads(args.threads)
+    gc.disable()  # as timeit does: collections would fall into some runs
     results = {
         "date": datetime.now(UTC).date().isoformat(),
         "machine": platform.machine(),
         "torch": torch.__version__,
         "threads": args.threads,
         "dtype": "float32",
-        "backend": backends()["selective_scan"]["cpu"],
+        "backend": "streaming torch" if args.streaming else backends()["selective_scan"]["cpu"],
         "shapes": {},
     }
     print(", ".join(f"{k} {v}" for k, v in results.items() if k != "shapes"))
