@@ -14,10 +14,14 @@ install: .venv/installed
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev]'
 	touch $@
 
+.venv/peers: .venv/installed
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[bench]'
+	touch $@
+
 demo: install
 	$(BIN)/python tools/demo.py
 
-test: install lint
+test: install lint .venv/peers
 	# Waiting OpenMP threads sleep instead of spinning: slower alone, many times faster on a busy machine.
 	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest
 
@@ -25,8 +29,9 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-bench: install
+bench: install .venv/peers
 	$(BIN)/python benchmarks/selective_scan.py
+	$(BIN)/python benchmarks/models.py
 
 clean:
 	rm -rf .venv work_dirs build dist *.egg-info

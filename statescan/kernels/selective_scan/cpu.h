@@ -55,10 +55,11 @@ typedef struct {
     const int32_t *routes;
     REAL *y, *saved; /* forward; saved (chunks + 1, K, batch, N, C), zeros before the first chunk */
     const REAL *dy;  /* backward from here */
-    REAL *dx, *dz;   /* rows like x's; (batch, L, K, C) before softplus */
+    REAL *dx, *dz;   /* rows like x's; (batch, L, K, C) before softplus, where dt has C values */
     REAL *dh, *dA;   /* (batch, K, N, C); dh is what later steps hand back to a chunk's last state */
     REAL *dD, *dbias; /* (batch, K, C) */
     REAL *dB, *dC;    /* (blocks, batch, L, K, N) */
+    REAL *ddt, *dweight; /* low-rank dt: (blocks, batch, L, K, R), (batch, K, R, C) */
 } scan;
 
 /* One chunk i of route k of sample b: channels [c, c + width) of block number `block`. */
@@ -119,7 +120,7 @@ INLINE void NAME(prefetch)(const scan *q, const chunk *p, int v, int backward) {
         if (!q->R) NAME(prefetch_row)(q, p, q->dt, p->next->row[s]);
         if (!backward) continue;
         NAME(prefetch_row)(q, p, q->dy, NAME(y_rows)(q, p->next)[s]);
-        NAME(prefetch_row)(q, p, q->dz, p->next->row[s]);
+        if (!q->R) NAME(prefetch_row)(q, p, q->dz, p->next->row[s]);
         NAME(prefetch_row)(q, p, q->dx, NAME(x_rows)(q, p->next)[s]);
     }
 }
@@ -217,6 +218,30 @@ INLINE void NAME(backward_state)(const scan *q, const chunk *p, int v, int64_t n
     NAME(store)(q->dh + state, w, lanes);
 }
 
+/* Gradients of the low-rank dt and its weight, from dz (vectors, steps) before softplus. */
+INLINE void NAME(backward_expand)(const scan *q, const chunk *p, vec (*dz)[ROOM]) {
+    int steps = p->at->steps;
+    const int64_t *row = p->at->row;
+    for (int64_t r = 0; r < q->R; r++) {
+        REAL sums[CHUNK];
+        vec total[ROOM];
+        for (int v = 0; v < NAME(vectors)(p); v++) {
+            int lanes = NAME(lanes)(p, v);
+            int64_t c = p->c + v * LANES;
+            REAL *dweight = q->dweight + ((p->b * q->K + p->k) * q->R + r) * q->C + c;
+            vec w = NAME(load)(q->weight + (p->k * q->R + r) * q->C + c, lanes), dw = {0};
+            for (int s = 0; s < steps; s++) {
+                total[s] = (v ? total[s] : (vec){0}) + dz[v][s] * w;
+                dw += dz[v][s] * q->dt[row[s] * q->R + r];
+            }
+            NAME(add)(dweight, dw, lanes);
+        }
+        NAME(sums)(total, steps, sums);
+        REAL *ddt = q->ddt + p->block * q->batch * q->L * q->K * q->R + r;
+        for (int s = 0; s < steps; s++) ddt[row[s] * q->R] += sums[s];
+    }
+}
+
 INLINE void NAME(backward_chunk)(const scan *q, const chunk *p) {
     vec delta[VECTORS][ROOM], sigmoid[VECTORS][ROOM], x[VECTORS][ROOM], dy[VECTORS][ROOM];
     vec gB[VECTORS][ROOM], ddelta[VECTORS][ROOM];
@@ -252,10 +277,12 @@ INLINE void NAME(backward_chunk)(const scan *q, const chunk *p) {
             int lanes = NAME(lanes)(p, v), c = p->c + v * LANES;
             REAL *dz = q->dz + row * q->C + c;
             NAME(add)(q->dx + x_row[s] * q->C + c, x[v][s], lanes);
+            if (q->R) continue;
             if (q->once) NAME(store)(dz, delta[v][s], lanes);
             else NAME(add)(dz, delta[v][s], lanes);
         }
     }
+    if (q->R) NAME(backward_expand)(q, p, delta);
 }
 
 /* The steps of chunk i, none if there is no such chunk; beyond the last, up to a whole GROUP, the

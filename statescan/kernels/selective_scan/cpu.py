@@ -13,7 +13,7 @@ MOST_STATES = 512  # a channel; sums over a chunk of them lie on the thread's st
 SIZES = ("batch", "L", "C", "K", "N", "R", "T", "block", "own_x", "apart", "once")
 ARRAYS = (
     *("x", "dt", "A", "B", "Cm", "D", "weight", "bias", "routes", "y", "saved"),
-    *("dy", "dx", "dz", "dh", "dA", "dD", "dbias", "dB", "dC"),
+    *("dy", "dx", "dz", "dh", "dA", "dD", "dbias", "dB", "dC", "ddt", "dweight"),
 )
 
 
@@ -85,24 +85,23 @@ def backward(
     call = Call(x, dt, A, B, C, D, dt_weight, dt_bias, routes, merge)
     parameters, places = (call.batch, call.K), (call.blocks, *B.shape)
     dx = call.zeros(*x.shape)
-    dz = (call.empty if call.once else call.zeros)(*dt.shape[:3], call.channels)
     dh, dA = (call.zeros(*parameters, call.N, call.channels) for _ in range(2))
     dD, dbias = (call.zeros(*parameters, call.channels) for _ in range(2))
     dB, dC = (call.zeros(*places) for _ in range(2))
     call.read(dy=dy, saved=saved)
-    call.point(dx=dx, dz=dz, dh=dh, dA=dA, dD=dD, dbias=dbias, dB=dB, dC=dC)
+    call.point(dx=dx, dh=dh, dA=dA, dD=dD, dbias=dbias, dB=dB, dC=dC)
+    if dt_weight is None:
+        ddt, dweight = (call.empty if call.once else call.zeros)(1, *dt.shape), None
+        call.point(dz=ddt)
+    else:
+        ddt = call.zeros(call.blocks, *dt.shape)
+        dweight = call.zeros(*parameters, dt.shape[-1], call.channels)
+        call.point(ddt=ddt, dweight=dweight)
     call.run("selective_scan_backward", call.items)
-    ddt, dweight = (dz, None) if dt_weight is None else _low_rank(dz, dt, dt_weight)
+    dweight = None if dweight is None else dweight.sum(0).mT
+    ddt = ddt[0] if len(ddt) == 1 else ddt.sum(0)
     grads = (dx, ddt, dA.sum(0).mT, dB.sum(0), dC.sum(0), dD.sum(0), dweight, dbias.sum(0))
     given = (x, dt, A, B, C, D, dt_weight, dt_bias)
     return tuple(
         None if g is None else g.to(t.dtype).contiguous() for g, t in zip(grads, given, strict=True)
     )
-
-
-def _low_rank(dz: Tensor, dt: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Gradients of dt (B, L, K, R) and its weight (K, C, R) from dz (B, L, K, C)."""
-    by_route = dz.flatten(0, 1).transpose(0, 1)  # (K, B·L, C)
-    factors = dt.to(dz.dtype).flatten(0, 1).transpose(0, 1)
-    ddt = torch.bmm(by_route, weight.to(dz.dtype)).transpose(0, 1)
-    return ddt.reshape(dt.shape), torch.bmm(by_route.mT, factors)
