@@ -375,6 +375,10 @@ def replace(name, value):
     [
         (replace("x", torch.zeros(2, 9, 5)), "x has 5 channels, A was made for 4"),
         (replace("x", torch.zeros(9, 4)), r"x has shape \(9, 4\), expected 3 or 4 dimensions"),
+        (
+            replace("A", torch.zeros(2, 4, 0)),
+            r"A has shape \(2, 4, 0\), expected at least one state",
+        ),
         (replace("dt", torch.zeros(2, 9, 3, 4)), r"dt has shape .*, expected \(2, 9, 2, 4\)"),
         (replace("B", torch.zeros(2, 9, 2, 7)), r"B has shape .*, expected \(2, 9, 2, 3\)"),
         (replace("C", torch.zeros(2, 9, 2, 3).long()), "C has dtype torch.int64, expected a float"),

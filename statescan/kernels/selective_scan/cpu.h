@@ -185,7 +185,8 @@ INLINE void NAME(add_sums)(const vec *of, int steps, REAL *out) {
     for (int s = 0; s < steps; s++) out[s] += sums[s];
 }
 
-/* One state of one vector of channels backwards: adds to gB, ddelta and the gradients of A, B, C.
+/* One state of one vector of channels backwards: adds to gB and ddelta, which the first state
+ * fills, and to the gradients of A, B and C.
  * dh holds the gradient that later steps hand back to the chunk's last state, and becomes that of
  * the state before the chunk. */
 INLINE void NAME(backward_state)(const scan *q, const chunk *p, int v, int64_t n, const vec *delta,
@@ -206,8 +207,8 @@ INLINE void NAME(backward_state)(const scan *q, const chunk *p, int v, int64_t n
         vec g = w + dy[s] * q->Cm[row[s] * q->N + n];
         w = g * a[s];
         vec decayed = w * h[s];
-        gB[s] += g * q->B[row[s] * q->N + n];
-        ddelta[s] += decayed * A;
+        gB[s] = (n ? gB[s] : (vec){0}) + g * q->B[row[s] * q->N + n];
+        ddelta[s] = (n ? ddelta[s] : (vec){0}) + decayed * A;
         dA += decayed * delta[s];
         a[s] = g * (delta[s] * x[s]);
         h[s + 1] *= dy[s];
@@ -257,7 +258,6 @@ INLINE void NAME(backward_chunk)(const scan *q, const chunk *p) {
         NAME(prefetch)(q, p, v, 1);
         int64_t c = NAME(parameter)(q, p) + v * LANES, sums = p->b * q->K * q->C + c;
         vec D = NAME(load)(q->D + c, lanes), dD = {0}, dbias = {0};
-        for (int s = 0; s < p->at->steps; s++) gB[v][s] = ddelta[v][s] = (vec){0};
         for (int64_t n = 0; n < q->N; n++)
             NAME(backward_state)(q, p, v, n, delta[v], x[v], dy[v], gB[v], ddelta[v], dB[n], dC[n]);
         for (int s = 0; s < p->at->steps; s++) { /* x and delta become their own gradients */

@@ -211,6 +211,8 @@ def _check(x, dt, A, B, C, D, dt_weight, dt_bias, routes) -> None:
     K, channels, N = A.shape
     if x.shape[-1] != channels:
         raise ValueError(f"x has {x.shape[-1]} channels, A was made for {channels}")
+    if N == 0:
+        raise ValueError(f"A has shape {tuple(A.shape)}, expected at least one state")
     rank = channels if dt_weight is None else dt_weight.shape[-1]
     check_tensors(
         x=(x, (batch, length, channels) if x.dim() == 3 else (batch, length, K, channels)),
