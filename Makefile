@@ -6,7 +6,7 @@ BIN := .venv/bin
 
 install: .venv/installed
 
-.venv/installed: setup.cfg constraints.txt
+.venv/installed: setup.cfg setup.py constraints.txt $(wildcard statescan/kernels/*/*.[ch])
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null \
 		|| { echo 'python3 has no venv module: install your system'"'"'s python3-venv package, then run make again.'; exit 1; }
 	$(PYTHON) -m venv .venv
