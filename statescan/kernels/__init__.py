@@ -3,7 +3,7 @@
 import torch
 
 from .noncausal_ssd import noncausal_ssd
-from .noncausal_ssd.op import BACKEND as NONCAUSAL_SSD_BACKEND
+from .noncausal_ssd import op as _noncausal_ssd
 from .recurrence_2d import op as _recurrence_2d
 from .recurrence_2d import (
     scan_2dmamba,
@@ -14,8 +14,8 @@ from .recurrence_2d import (
 )
 from .selective_scan import op as _selective_scan
 from .selective_scan import selective_scan, selective_scan_states
+from .ssd import op as _ssd
 from .ssd import ssd
-from .ssd.op import BACKEND as SSD_BACKEND
 from .state_fusion import op as _state_fusion
 from .state_fusion import state_fusion
 
@@ -33,12 +33,12 @@ __all__ = [
     "state_fusion",
 ]
 
-DESCRIBED = {
-    "selective_scan": _selective_scan.describe_backend,
-    "noncausal_ssd": lambda device: NONCAUSAL_SSD_BACKEND,
-    "ssd": lambda device: SSD_BACKEND,
-    "recurrence_2d": _recurrence_2d.describe_backend,
-    "state_fusion": _state_fusion.describe_backend,
+OPERATORS = {
+    "selective_scan": _selective_scan,
+    "noncausal_ssd": _noncausal_ssd,
+    "ssd": _ssd,
+    "recurrence_2d": _recurrence_2d,
+    "state_fusion": _state_fusion,
 }
 
 
@@ -46,6 +46,6 @@ def backends() -> dict[str, dict[str, str]]:
     """Which backend serves each operator on each device of this machine, and why."""
     devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
     return {
-        name: {device: describe(torch.device(device)) for device in devices}
-        for name, describe in DESCRIBED.items()
+        name: {device: op.describe_backend(torch.device(device)) for device in devices}
+        for name, op in OPERATORS.items()
     }

@@ -1,5 +1,7 @@
 """True 2-D recurrences as modules, each scanning the grid from up to four orientations."""
 
+from abc import ABC, abstractmethod
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -19,7 +21,7 @@ def turn(x: Tensor, direction: int) -> Tensor:
     return x.flip(1, 2) if direction >= 2 else x
 
 
-class Recurrence2d(SelectiveParameters):
+class Recurrence2d(SelectiveParameters, ABC):
     """Scans a grid from some orientations and merges the outputs, turned back.
 
     (B, H, W, C) → (B, H, W, C), for any H and W. Subclasses give `scan` of a turned grid. As in
@@ -51,13 +53,13 @@ class Recurrence2d(SelectiveParameters):
         self.directions = directions
 
     @staticmethod
+    @abstractmethod
     def sizes(directions: int, d_state: int, dt_rank: int) -> tuple[tuple[int, ...], int]:
         """`scans` and `width` of `SelectiveParameters`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def scan(self, x: Tensor, direction: int) -> Tensor:
         """Scan a turned grid x (B, H, W, C)."""
-        raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
         """Scan x (B, H, W, C)."""

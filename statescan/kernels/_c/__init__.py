@@ -39,14 +39,11 @@ def instruction_set() -> str:
     return name().decode()
 
 
-def describe() -> str | None:
-    """What the library is, where it serves; None elsewhere."""
-    return f"C kernel ({PATH.name}, {instruction_set()})" if library() else None
-
-
-def why_not() -> str:
-    """Why there is no library."""
-    return f"{PATH.name} {'does not load here' if PATH.exists() else 'not built'}"
+def describe() -> str:
+    """What serves an operator that has a C kernel on a CPU, and why."""
+    if library():
+        return f"C kernel ({PATH.name}, {instruction_set()})"
+    return f"streaming torch: {PATH.name} {'does not load here' if PATH.exists() else 'not built'}"
 
 
 class Team(ctypes.Structure):

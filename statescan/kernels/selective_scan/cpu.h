@@ -50,7 +50,7 @@ typedef struct {
     int64_t batch, L, C, K, N, R, T; /* R is 0 where dt has C values */
     int64_t block;        /* channels an item works on, at most BLOCK */
     int64_t own_x, apart; /* whether each route has an x of its own, and a y of its own */
-    int64_t once;         /* whether every route visits every position exactly once */
+    int64_t once; /* whether every route visits every position exactly once: dz is filled */
     const REAL *x, *dt, *A, *B, *Cm, *D, *weight, *bias;
     const int32_t *routes;
     REAL *y, *saved; /* forward; saved (chunks + 1, K, batch, N, C), zeros before the first chunk */

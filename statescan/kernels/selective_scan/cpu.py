@@ -32,7 +32,7 @@ class Call(_c.Call):
         self.batch, self.length, self.K, rank = dt.shape
         self.channels, self.N = A.shape[1:]
         self.chunks = -(-routes.shape[1] // CHUNK)
-        self.once = _visits_once(routes := routes.int().contiguous(), self.length)
+        routes = routes.int().contiguous()
         dtype = compute_dtype(x, dt, A, B, C)
         block = _c.block(self.channels, dtype)
         self.blocks = -(-self.channels // block)
@@ -49,7 +49,6 @@ class Call(_c.Call):
             block=block,
             own_x=x.dim() == 4,
             apart=not merge,
-            once=self.once,
         )
         self.items = self.batch * self.blocks
         self.read(x=x, dt=dt, A=A.mT, B=B, Cm=C, D=D, bias=dt_bias)
@@ -90,7 +89,8 @@ def backward(
     call.read(dy=dy, saved=saved)
     call.point(dx=dx, dh=dh, dA=dA, dD=dD, dbias=dbias, dB=dB, dC=dC)
     if dt_weight is None:
-        ddt, dweight = (call.empty if call.once else call.zeros)(1, *dt.shape), None
+        call.struct.once = _visits_once(routes.int().contiguous(), call.length)
+        ddt, dweight = (call.empty if call.struct.once else call.zeros)(1, *dt.shape), None
         call.point(dz=ddt)
     else:
         ddt = call.zeros(call.blocks, *dt.shape)

@@ -15,9 +15,7 @@ from . import cpu, streaming
 
 def describe_backend(device: torch.device) -> str:
     """Which backend serves a device, and why."""
-    if device.type != "cpu":
-        return "torch convolutions"
-    return _c.describe() or f"streaming torch: {_c.why_not()}"
+    return _c.describe() if device.type == "cpu" else "torch convolutions"
 
 
 def _backend():
