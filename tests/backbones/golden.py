@@ -17,10 +17,17 @@ class Case(NamedTuple):
     family: str
     kwargs: dict
     tensors: dict[str, Tensor]
+    noise: dict[str, float]  # the fixture's own float32 rounding, by tensor or kind of tensor
 
     def group(self, prefix: str) -> dict[str, Tensor]:
         """The tensors under a prefix, without it."""
         return {k[len(prefix) :]: v for k, v in self.tensors.items() if k.startswith(prefix)}
+
+    def tolerance(self, name: str, least: float) -> float:
+        """Largest error of a tensor relative to its largest value: `least`, or 4 times the noise
+        recorded for it or for its kind (grad.p, feat) where that is more."""
+        kind = name.rpartition(".")[0] if name.startswith("feat") else name[:6]
+        return max(least, 4 * self.noise.get(name, self.noise.get(kind, 0)))
 
 
 def case_names(families) -> list[str]:
@@ -36,8 +43,17 @@ def case_names(families) -> list[str]:
 @cache
 def load_case(name: str) -> Case:
     path = next(p for p in (HERE / name, SHARED / name) if p.with_suffix(".json").exists())
-    kwargs = json.loads(path.with_suffix(".json").read_text())["kwargs"]
-    return Case(path.parent.name, kwargs, load_file(path.with_suffix(".safetensors")))
+    record = json.loads(path.with_suffix(".json").read_text())
+    tensors = load_file(path.with_suffix(".safetensors"))
+    return Case(path.parent.name, record["kwargs"], tensors, recorded_noise(record))
+
+
+def recorded_noise(record: dict) -> dict[str, float]:
+    """The three forms in which fixtures record their rounding, as one."""
+    if "float64_difference" in record:
+        difference = record["float64_difference"]
+        return {"grad.x": difference["grad.x_rel"], "grad.p": difference["grad.p_rel_max"]}
+    return record.get("float_noise") or record["fp32_vs_fp64_rel"]
 
 
 @cache

@@ -16,13 +16,13 @@ VARIANTS = {
     ],
 }
 NAMED_VARIANTS = [
-    pytest.param(name, variant, id=name)
+    pytest.param(family, name, variant, id=name)
     for family, names in VARIANTS.items()
     for name, variant in zip(names, load_variants(family), strict=True)
 ]
 
-# Largest error relative to the largest value. The fixtures are float32: their own distance to
-# float64 reaches 7e-6 in values and 1.4e-5 in gradients (vmamba/c).
+# Largest error relative to the largest value, where a fixture's own noise does not allow for more.
+# The fixtures are float32: their distance to float64 reaches 7e-6 in values, 1.4e-5 in gradients.
 VALUE_TOLERANCE, GRADIENT_TOLERANCE = 1.5e-5, 3e-5
 
 
@@ -44,16 +44,24 @@ def test_logits_maps_and_gradients(name, dtype):
     maps = model.forward_intermediates(x, intermediates_only=True)
     (logits * case.tensors["w"]).sum().backward()
 
-    assert relative_error(logits, case.tensors["logits"]) < VALUE_TOLERANCE
+    def assert_close(got, name, least=VALUE_TOLERANCE):
+        error = relative_error(got, case.tensors[name])
+        assert error < case.tolerance(name, least), f"{name}: {error:.1e}"
+
+    assert_close(logits, "logits")
     assert len(maps) == len(case.group("feat."))
     for i, feature in enumerate(maps):
-        assert relative_error(feature, case.tensors[f"feat.{i}"]) < VALUE_TOLERANCE, f"stage {i}"
-    assert relative_error(x.grad, case.tensors["grad.x"]) < GRADIENT_TOLERANCE
+        assert_close(feature, f"feat.{i}")
+    assert_close(x.grad, "grad.x", GRADIENT_TOLERANCE)
     parameters = dict(model.named_parameters())
     wanted = model.checkpoint_filter_fn(case.group("grad.p."), model)
     assert wanted
+    tolerance = max(
+        case.tolerance(name, GRADIENT_TOLERANCE) for name in case.tensors if "grad.p." in name
+    )
     for key, gradient in wanted.items():
-        assert relative_error(parameters[key].grad, gradient) < GRADIENT_TOLERANCE, key
+        error = relative_error(parameters[key].grad, gradient)
+        assert error < tolerance, f"{key}: {error:.1e}"
 
 
 @pytest.mark.parametrize("name", case_names(VARIANTS))
@@ -66,19 +74,19 @@ def test_maps_without_out_norms(name):
         assert relative_error(feature, case.tensors[f"stage.{i}"]) < VALUE_TOLERANCE, f"stage {i}"
 
 
-@pytest.mark.parametrize(("name", "variant"), NAMED_VARIANTS)
-def test_published_variant_fits_key_for_key(name, variant):
+@pytest.mark.parametrize(("family", "name", "variant"), NAMED_VARIANTS)
+def test_published_variant_fits_key_for_key(family, name, variant):
     weights = {k: torch.empty(s, device="meta") for k, s in variant["state_dict"].items()}
     for model in (
         timm.create_model(name, device="meta"),
-        statescan.from_official(name.split("_")[0], variant["kwargs"], device="meta"),
+        statescan.from_official(family, variant["kwargs"], device="meta"),
     ):
         assert sum(p.numel() for p in model.parameters()) == variant["params"]
         model.load_state_dict(weights, assign=True)
 
 
-@pytest.mark.parametrize(("name", "variant"), NAMED_VARIANTS)
-def test_pretrained_points_at_the_published_file(name, variant):
+@pytest.mark.parametrize(("family", "name", "variant"), NAMED_VARIANTS)
+def test_pretrained_points_at_the_published_file(family, name, variant):
     cfg = timm.create_model(name, device="meta").pretrained_cfg
     assert cfg["url"].endswith("/" + variant["checkpoint_url_name"])
     assert cfg["input_size"][1] == variant["input_size"]
