@@ -140,26 +140,24 @@ INLINE void NAME(expand)(const scan *q, const chunk *p, int v, vec *z) {
     }
 }
 
-/* Step sizes of a chunk, and the derivative of softplus there where asked for. */
-INLINE void NAME(step_sizes)(const scan *q, const chunk *p, vec (*delta)[ROOM],
-                             vec (*sigmoid)[ROOM]) {
-    if (!q->R) NAME(gather)(q, p, q->dt, p->at->row, delta);
-    for (int v = 0; v < NAME(vectors)(p); v++) {
-        vec bias = NAME(load)(q->bias + NAME(parameter)(q, p) + v * LANES, NAME(lanes)(p, v));
-        if (q->R) NAME(expand)(q, p, v, delta[v]);
-        for (int s = 0; s < p->at->steps; s++)
-            delta[v][s] = NAME(softplus)(delta[v][s] + bias, sigmoid ? &sigmoid[v][s] : NULL);
-    }
+/* Turn dt of a chunk, one vector of channels, into step sizes; the derivative of softplus there
+ * too, where asked for. */
+INLINE void NAME(step_sizes)(const scan *q, const chunk *p, int v, vec *delta, vec *sigmoid) {
+    vec bias = NAME(load)(q->bias + NAME(parameter)(q, p) + v * LANES, NAME(lanes)(p, v));
+    if (q->R) NAME(expand)(q, p, v, delta);
+    for (int s = 0; s < p->at->steps; s++)
+        delta[s] = NAME(softplus)(delta[s] + bias, sigmoid ? &sigmoid[s] : NULL);
 }
 
 INLINE void NAME(forward_chunk)(const scan *q, const chunk *p) {
     vec delta[VECTORS][ROOM], x[VECTORS][ROOM], y[VECTORS][ROOM];
     const int64_t *row = p->at->row, *y_row = NAME(y_rows)(q, p->at);
     NAME(gather)(q, p, q->x, NAME(x_rows)(q, p->at), x);
-    NAME(step_sizes)(q, p, delta, NULL);
+    if (!q->R) NAME(gather)(q, p, q->dt, row, delta);
     for (int v = 0; v < NAME(vectors)(p); v++) {
         int lanes = NAME(lanes)(p, v), c = v * LANES;
         NAME(prefetch)(q, p, v, 0);
+        NAME(step_sizes)(q, p, v, delta[v], NULL);
         vec D = NAME(load)(q->D + NAME(parameter)(q, p) + c, lanes);
         for (int64_t n = 0; n < q->N; n++) {
             vec A = NAME(load)(q->A + (p->k * q->N + n) * q->C + p->c + c, lanes) * LOG2E;
@@ -244,27 +242,28 @@ INLINE void NAME(backward_expand)(const scan *q, const chunk *p, vec (*dz)[ROOM]
 }
 
 INLINE void NAME(backward_chunk)(const scan *q, const chunk *p) {
-    vec delta[VECTORS][ROOM], sigmoid[VECTORS][ROOM], x[VECTORS][ROOM], dy[VECTORS][ROOM];
-    vec gB[VECTORS][ROOM], ddelta[VECTORS][ROOM];
+    vec delta[VECTORS][ROOM], x[VECTORS][ROOM], dy[VECTORS][ROOM];
+    vec sigmoid[ROOM], gB[ROOM], ddelta[ROOM]; /* of one vector at a time, to stay in the cache */
     REAL dB[q->N][CHUNK], dC[q->N][CHUNK]; /* sums over the block's channels */
     const int64_t *x_row = NAME(x_rows)(q, p->at);
     memset(dB, 0, sizeof dB);
     memset(dC, 0, sizeof dC);
     NAME(gather)(q, p, q->x, x_row, x);
     NAME(gather)(q, p, q->dy, NAME(y_rows)(q, p->at), dy);
-    NAME(step_sizes)(q, p, delta, sigmoid);
+    if (!q->R) NAME(gather)(q, p, q->dt, p->at->row, delta);
     for (int v = 0; v < NAME(vectors)(p); v++) {
         int lanes = NAME(lanes)(p, v);
         NAME(prefetch)(q, p, v, 1);
+        NAME(step_sizes)(q, p, v, delta[v], sigmoid);
         int64_t c = NAME(parameter)(q, p) + v * LANES, sums = p->b * q->K * q->C + c;
         vec D = NAME(load)(q->D + c, lanes), dD = {0}, dbias = {0};
         for (int64_t n = 0; n < q->N; n++)
-            NAME(backward_state)(q, p, v, n, delta[v], x[v], dy[v], gB[v], ddelta[v], dB[n], dC[n]);
+            NAME(backward_state)(q, p, v, n, delta[v], x[v], dy[v], gB, ddelta, dB[n], dC[n]);
         for (int s = 0; s < p->at->steps; s++) { /* x and delta become their own gradients */
-            vec dz = (ddelta[v][s] + gB[v][s] * x[v][s]) * sigmoid[v][s];
+            vec dz = (ddelta[s] + gB[s] * x[v][s]) * sigmoid[s];
             dD += dy[v][s] * x[v][s];
             dbias += dz;
-            x[v][s] = gB[v][s] * delta[v][s] + D * dy[v][s];
+            x[v][s] = gB[s] * delta[v][s] + D * dy[v][s];
             delta[v][s] = dz;
         }
         NAME(add)(q->dD + sums, dD, lanes);

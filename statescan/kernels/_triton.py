@@ -1,0 +1,38 @@
+"""Triton: whether it can serve a device, and how kernels are launched.
+
+Triton is imported where it is needed, never by `import statescan`: it has no build for some
+platforms, and everything runs without it.
+"""
+
+from functools import cache
+from importlib.util import find_spec
+
+import torch
+from torch import Tensor
+
+TYPES = (torch.float32, torch.bfloat16, torch.float16)  # of a kernel's inputs
+
+
+@cache
+def installed() -> bool:
+    """Whether Triton is there to import."""
+    return find_spec("triton") is not None
+
+
+def serves(*tensors: Tensor | None) -> bool:
+    """Whether Triton kernels can take these tensors: on a GPU, none in float64."""
+    given = [t for t in tensors if t is not None]
+    return given[0].is_cuda and installed() and all(t.dtype in TYPES for t in given)
+
+
+def describe(device: torch.device, otherwise: str) -> str:
+    """What serves an operator that has a Triton kernel on a device, and why."""
+    if device.type != "cuda":
+        return otherwise
+    return "Triton kernel" if installed() else f"{otherwise}: triton is not installed"
+
+
+def launch(kernel, grid: tuple[int, ...], *arguments, **options) -> None:
+    """Run a kernel on a grid of programs; an empty grid is no work."""
+    if all(grid):
+        kernel[grid](*arguments, **options)
