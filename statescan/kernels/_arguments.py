@@ -1,7 +1,10 @@
 """Checks of the operators' arguments: one clear sentence, naming the first that does not fit."""
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
 
 
 def compute_dtype(*tensors: Tensor) -> torch.dtype:
@@ -47,11 +50,66 @@ def check_routes(routes: Tensor, K: int, device: torch.device) -> None:
         raise ValueError(f"routes has dtype {routes.dtype}, expected an integer dtype")
 
 
-def check_positions(routes: Tensor, length: int) -> None:
+class Visits(NamedTuple):
+    """What the entries of a route table are like."""
+
+    lowest: int
+    highest: int
+    once: bool  # whether every route visits every position exactly once
+
+
+_seen = WeakTensorKeyDictionary()  # table → its version, the length, its visits
+
+
+def visits(routes: Tensor, length: int) -> Visits:
+    """Look at the values of a route table (K, T), once as long as it does not change.
+
+    On a GPU a look waits for everything before it.
+    """
+    if routes.is_inference():  # keeps no version
+        return _look(routes, length)
+    version, known_length, known = _seen.get(routes, (None, None, None))
+    if (version, known_length) != (routes._version, length):
+        known = _look(routes, length)
+        _seen[routes] = (routes._version, length, known)
+    return known
+
+
+def _look(routes: Tensor, length: int) -> Visits:
+    lowest, highest = (int(v) for v in routes.aminmax())
+    full = routes.shape[1] == length and lowest == 0 and highest == length - 1
+    counts = torch.zeros(len(routes), length, dtype=torch.bool, device=routes.device)
+    once = full and bool(counts.scatter_(1, routes.long(), True).all())
+    return Visits(lowest, highest, once)
+
+
+def is_traced(tensor: Tensor) -> bool:
+    """Whether a graph is being traced, so that values cannot be looked at."""
+    return torch.compiler.is_compiling() or type(tensor) is not Tensor
+
+
+def check_positions(routes: Tensor, length: int) -> Visits:
     """Refuse routes that leave the image; looks at values, so it runs only when not tracing."""
     if routes.numel() == 0:
         raise ValueError(f"routes has shape {tuple(routes.shape)}, expected at least one step")
-    low, high = (int(v) for v in routes.aminmax())
-    if low < -1 or high >= length:
-        bad = low if low < -1 else high
+    known = visits(routes, length)
+    if known.lowest < -1 or known.highest >= length:
+        bad = known.lowest if known.lowest < -1 else known.highest
         raise ValueError(f"routes holds {bad}, expected positions in [0, {length}) or -1")
+    return known
+
+
+def check_permutation(routes: Tensor, length: int, claimed: bool) -> bool:
+    """Whether every route visits every position exactly once; refuses a wrong claim that it does.
+
+    While a graph is traced the claim is what is known.
+    """
+    if is_traced(routes):
+        return claimed
+    once = check_positions(routes, length).once
+    if claimed and not once:
+        raise ValueError(
+            f"routes visits some of the {length} positions more than once or never, expected"
+            " every position once (permutation=True)"
+        )
+    return once

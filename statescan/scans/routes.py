@@ -227,6 +227,16 @@ def uses_blank(route: Route) -> bool:
     return getattr(route, "pad", False) if inner is None else uses_blank(inner)
 
 
+def is_permutation(route: Route) -> bool:
+    """Whether a route is known to visit every position of any grid exactly once."""
+    if isinstance(route, Reverse | Transpose | Flip):
+        return is_permutation(route.route)
+    return route in PERMUTATIONS or (isinstance(route, Windowed) and not route.pad)
+
+
+PERMUTATIONS = (raster, column, serpentine, diagonal, spiral, hilbert)
+
+
 def _both_ways(*routes: Route) -> tuple[Route, ...]:
     return routes + tuple(Reverse(route) for route in routes)
 

@@ -11,7 +11,7 @@ from ..kernels import selective_scan
 from ..kernels.linear import Linear, linear
 from .parameters import SelectiveParameters
 from .recurrences import RECURRENCES
-from .routes import Route, resolve_routes, route_table, uses_blank
+from .routes import Route, is_permutation, resolve_routes, route_table, uses_blank
 
 
 class S6(SelectiveParameters):
@@ -74,6 +74,7 @@ class S6(SelectiveParameters):
             dt_bias=self.dt_proj_bias,
             routes=table,
             merge=not isinstance(self.merge, nn.Module),
+            permutation=all(map(is_permutation, self.routes)),
         )
 
     def extra_repr(self) -> str:

@@ -20,6 +20,7 @@ from statescan.scans.routes import (
     column,
     diagonal,
     hilbert,
+    is_permutation,
     raster,
     resolve_routes,
     route_table,
@@ -55,6 +56,16 @@ def test_visits_every_position_once(route):
         table = route(H, W)
         assert table.dtype == torch.int64
         assert torch.equal(table.sort().values, torch.arange(H * W)), (H, W)
+    assert is_permutation(route)
+
+
+def test_other_routes_are_not_known_to_be_permutations():
+    for route in (Atrous(2), Windowed(2, pad=True), Reverse(Atrous(1, pad=True)), _own_route):
+        assert not is_permutation(route)
+
+
+def _own_route(H, W):
+    return torch.arange(H * W)
 
 
 @pytest.mark.parametrize("pad", [False, True], ids=["cut", "padded"])

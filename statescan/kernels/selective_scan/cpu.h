@@ -26,19 +26,6 @@ typedef struct {
     int64_t position[CHUNK], row[CHUNK];
 } visits;
 
-/* Whether every route (K, T) visits every one of L positions exactly once; seen is scratch (L). */
-int visits_once(const int32_t *routes, int64_t K, int64_t T, int64_t L, char *seen) {
-    for (int64_t k = 0; k < K && T == L; k++) {
-        memset(seen, 0, L);
-        for (int64_t t = 0; t < T; t++) {
-            int32_t p = routes[k * T + t];
-            if (p < 0 || seen[p]) return 0;
-            seen[p] = 1;
-        }
-    }
-    return T == L;
-}
-
 #endif
 
 #define scan NAME(scan)

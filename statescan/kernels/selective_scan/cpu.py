@@ -57,14 +57,7 @@ class Call(_c.Call):
         self.point(routes=routes)
 
 
-def _visits_once(routes: Tensor, length: int) -> bool:
-    """Whether every route visits every position exactly once."""
-    sizes = map(ctypes.c_int64, (*routes.shape, length))
-    seen = ctypes.create_string_buffer(length)
-    return bool(_c.library().visits_once(ctypes.c_void_p(routes.data_ptr()), *sizes, seen))
-
-
-def forward(x, dt, A, B, C, D, dt_weight, dt_bias, routes, merge) -> tuple[Tensor, Tensor]:
+def forward(x, dt, A, B, C, D, dt_weight, dt_bias, routes, merge, once) -> tuple[Tensor, Tensor]:
     """As `streaming.forward`: y and the states between chunks."""
     call = Call(x, dt, A, B, C, D, dt_weight, dt_bias, routes, merge)
     rows = (call.batch, call.length) if merge else (call.batch, call.length, call.K)
@@ -77,7 +70,7 @@ def forward(x, dt, A, B, C, D, dt_weight, dt_bias, routes, merge) -> tuple[Tenso
 
 
 def backward(
-    dy, saved, x, dt, A, B, C, D, dt_weight, dt_bias, routes, merge
+    dy, saved, x, dt, A, B, C, D, dt_weight, dt_bias, routes, merge, once
 ) -> tuple[Tensor | None, ...]:
     """Gradients of x, dt, A, B, C, D, dt_weight and dt_bias, as `streaming.backward`."""
     call = Call(x, dt, A, B, C, D, dt_weight, dt_bias, routes, merge)
@@ -89,8 +82,8 @@ def backward(
     call.read(dy=dy, saved=saved)
     call.point(dx=dx, dh=dh, dA=dA, dD=dD, dbias=dbias, dB=dB, dC=dC)
     if dt_weight is None:
-        call.struct.once = _visits_once(routes.int().contiguous(), call.length)
-        ddt, dweight = (call.empty if call.struct.once else call.zeros)(1, *dt.shape), None
+        call.struct.once = once
+        ddt, dweight = (call.empty if once else call.zeros)(1, *dt.shape), None
         call.point(dz=ddt)
     else:
         ddt = call.zeros(call.blocks, *dt.shape)

@@ -4,21 +4,33 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from .. import _c
-from .._arguments import check_dims, check_positions, check_routes, check_tensors, compute_dtype
+from .. import _c, _triton
+from .._arguments import (
+    check_dims,
+    check_permutation,
+    check_positions,
+    check_routes,
+    check_tensors,
+    compute_dtype,
+)
 from .._registration import join
 from . import cpu, streaming
 
 
-def backend(device: torch.device, N: int = 1):
-    """The module that serves a device: the C kernel on a CPU where it was built, else torch."""
-    served = device.type == "cpu" and _c.library() and N <= cpu.MOST_STATES
-    return cpu if served else streaming
+def backend(*inputs: Tensor | None, N: int = 1):
+    """The module that serves some inputs: C on a CPU, Triton on a GPU, or torch for both."""
+    if inputs[0].device.type == "cpu" and _c.library() and N <= cpu.MOST_STATES:
+        return cpu
+    if _triton.serves(*inputs):
+        from . import gpu
+
+        return gpu
+    return streaming
 
 
 def describe_backend(device: torch.device) -> str:
     """Which backend serves a device, and why."""
-    return _c.describe() if device.type == "cpu" else "streaming torch"
+    return _triton.describe(device, "streaming torch") if device.type != "cpu" else _c.describe()
 
 
 @torch.library.custom_op("statescan::selective_scan", mutates_args=())
@@ -33,16 +45,17 @@ def _forward(
     dt_bias: Tensor,
     routes: Tensor,
     merge: bool,
+    once: bool,
 ) -> tuple[Tensor, Tensor]:
-    check_positions(routes, dt.shape[1])
+    inputs = (x, dt, A, B, C, D, dt_weight, dt_bias)
+    if x.device.type == "cpu":  # elsewhere kernels leave out steps that leave the image
+        check_positions(routes, dt.shape[1])
     with torch.autocast(x.device.type, enabled=False):  # sums stay in the state's dtype
-        return backend(x.device, A.shape[-1]).forward(
-            x, dt, A, B, C, D, dt_weight, dt_bias, routes, merge
-        )
+        return backend(*inputs, N=A.shape[-1]).forward(*inputs, routes, merge, once)
 
 
 @_forward.register_fake
-def _(x, dt, A, B, C, D, dt_weight, dt_bias, routes, merge):
+def _(x, dt, A, B, C, D, dt_weight, dt_bias, routes, merge, once):
     batch, length, K, _ = dt.shape
     channels, N = A.shape[1:]
     y = x.new_empty((batch, length, channels) if merge else (batch, length, K, channels))
@@ -65,11 +78,11 @@ def _backward(
     dt_bias: Tensor,
     routes: Tensor,
     merge: bool,
+    once: bool,
 ) -> list[Tensor]:
+    inputs = (x, dt, A, B, C, D, dt_weight, dt_bias)
     with torch.autocast(x.device.type, enabled=False):
-        grads = backend(x.device, A.shape[-1]).backward(
-            dy, saved, x, dt, A, B, C, D, dt_weight, dt_bias, routes, merge
-        )
+        grads = backend(*inputs, N=A.shape[-1]).backward(dy, saved, *inputs, routes, merge, once)
     return [g for g in grads if g is not None]
 
 
@@ -77,7 +90,7 @@ join(_forward, _backward, differentiable=8, saved=1)
 
 
 @register_flop_formula(torch.ops.statescan.selective_scan)
-def _flops(x, dt, A, B, C, D, dt_weight, dt_bias, routes, merge, *, out_shape) -> int:
+def _flops(x, dt, A, B, C, D, dt_weight, dt_bias, routes, merge, once, *, out_shape) -> int:
     """One for each multiplication, addition, exponential and softplus, at every step of a route.
 
     In a channel: dt with its bias (1, or 2R from low rank), softplus, delta x, the skip (2) and the
@@ -91,7 +104,7 @@ def _flops(x, dt, A, B, C, D, dt_weight, dt_bias, routes, merge, *, out_shape) -
 
 @register_flop_formula(torch.ops.statescan.selective_scan_backward)
 def _flops_backward(
-    dy, saved, x, dt, A, B, C, D, dt_weight, dt_bias, routes, merge, *, out_shape
+    dy, saved, x, dt, A, B, C, D, dt_weight, dt_bias, routes, merge, once, *, out_shape
 ) -> int:
     """As forward: the states again, then the gradients.
 
@@ -116,6 +129,7 @@ def selective_scan(
     dt_bias: Tensor | None = None,
     routes: Tensor | None = None,
     merge: bool = True,
+    permutation: bool = False,
 ) -> Tensor:
     """Selective scan (S6) of an image along any set of routes.
 
@@ -140,6 +154,8 @@ def selective_scan(
         routes: (K, T) integer positions in [0, L); -1 takes no step. By default one route, the
             positions in their order.
         merge: add the routes' outputs up; otherwise keep them apart.
+        permutation: the routes are known to visit every position exactly once. Kernels are faster
+            where this is known; it is looked at anyway, but not while a graph is traced.
 
     Returns:
         (B, L, C), or (B, L, K, C) with `merge=False`, in the dtype of x. Positions that no route
@@ -151,12 +167,13 @@ def selective_scan(
     Source: Mamba, arXiv 2312.00752, algorithm 2; as a 2-D scan VMamba, arXiv 2401.10166.
     """
     if routes is None:
-        routes = torch.arange(x.shape[1], device=x.device).unsqueeze(0)
+        routes, permutation = torch.arange(x.shape[1], device=x.device).unsqueeze(0), True
     _check(x, dt, A, B, C, D, dt_weight, dt_bias, routes)
+    once = check_permutation(routes, x.shape[1], permutation)
     K, channels, _ = A.shape
     D = A.new_zeros(K, channels) if D is None else D
     dt_bias = A.new_zeros(K, channels) if dt_bias is None else dt_bias
-    return _forward(x, dt, A, B, C, D, dt_weight, dt_bias, routes, merge)[0]
+    return _forward(x, dt, A, B, C, D, dt_weight, dt_bias, routes, merge, once)[0]
 
 
 def selective_scan_states(
@@ -168,6 +185,7 @@ def selective_scan_states(
     dt_weight: Tensor | None = None,
     dt_bias: Tensor | None = None,
     routes: Tensor | None = None,
+    permutation: bool = False,
 ) -> Tensor:
     """States of a selective scan where each route has left them, before any readout.
 
@@ -182,7 +200,7 @@ def selective_scan_states(
     check_dims(dt=(dt, (4,)), A=(A, (3,)), B=(B, (4,)))
     K, _, N = A.shape
     if routes is None:
-        routes = torch.arange(x.shape[1], device=x.device).unsqueeze(0)
+        routes, permutation = torch.arange(x.shape[1], device=x.device).unsqueeze(0), True
     _check(x, dt, A, B, B, None, dt_weight, dt_bias, routes)
 
     def by_state(t: Tensor | None, dim: int) -> Tensor | None:  # each state is a route of its own
@@ -198,6 +216,7 @@ def selective_scan_states(
         dt_bias=by_state(dt_bias, 0),
         routes=by_state(routes, 0),
         merge=False,
+        permutation=permutation,
     )
     return h.unflatten(2, (K, N)).transpose(-1, -2)
 

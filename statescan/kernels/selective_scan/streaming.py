@@ -170,7 +170,7 @@ def blocks(inputs: Inputs) -> Iterator[slice]:
     return (slice(start, min(start + size, batch)) for start in range(0, batch, size))
 
 
-def forward(x, dt, A, B, C, D, dt_weight, dt_bias, routes, merge) -> tuple[Tensor, Tensor]:
+def forward(x, dt, A, B, C, D, dt_weight, dt_bias, routes, merge, once) -> tuple[Tensor, Tensor]:
     """Y as in `reference.py`, and the state before each chunk, (chunks, K, B, N, C)."""
     inputs = flatten(x, dt, A, B, C, D, dt_weight, dt_bias, routes)
     steps = chunks(inputs)
@@ -217,7 +217,7 @@ class Gradients(NamedTuple):
 
 
 def backward(
-    dy, saved, x, dt, A, B, C, D, dt_weight, dt_bias, routes, merge
+    dy, saved, x, dt, A, B, C, D, dt_weight, dt_bias, routes, merge, once
 ) -> tuple[Tensor | None, ...]:
     """Gradients of x, dt, A, B, C, D, dt_weight and dt_bias, each in its argument's form."""
     inputs = flatten(x, dt, A, B, C, D, dt_weight, dt_bias, routes)
