@@ -43,7 +43,7 @@ def processors(device: torch.device) -> int:
 
 
 def in_rows(t: Tensor) -> Tensor:
-    """Rows (B, L, ..., C) as they are, or a copy, in which samples follow each other and the last stride is 1."""
+    """Rows (B, L, ..., C), or a copy whose samples follow each other and whose last stride is 1."""
     follows = t.stride(0) == t.shape[1] * t.stride(1) or len(t) == 1
     return t if follows and (t.stride(-1) == 1 or t.shape[-1] == 1) else t.contiguous()
 
