@@ -32,7 +32,8 @@ def describe(device: torch.device, otherwise: str) -> str:
     return "Triton kernel" if installed() else f"{otherwise}: triton is not installed"
 
 
-def launch(kernel, grid: tuple[int, ...], *arguments, **options) -> None:
-    """Run a kernel on a grid of programs; an empty grid is no work."""
+def launch(kernel, grid: tuple[int, ...], first: Tensor, *arguments, **options) -> None:
+    """Run a kernel on a grid of programs, on its first tensor's device; an empty grid is no work."""
     if all(grid):
-        kernel[grid](*arguments, **options)
+        with torch.cuda.device_of(first):
+            kernel[grid](first, *arguments, **options)
