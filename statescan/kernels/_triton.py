@@ -33,7 +33,7 @@ def describe(device: torch.device, otherwise: str) -> str:
 
 
 def launch(kernel, grid: tuple[int, ...], first: Tensor, *arguments, **options) -> None:
-    """Run a kernel on a grid of programs, on its first tensor's device; an empty grid is no work."""
+    """Run a kernel on a grid of programs, on its first tensor's device; no programs, no work."""
     if all(grid):
         with torch.cuda.device_of(first):
             kernel[grid](first, *arguments, **options)
