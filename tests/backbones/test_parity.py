@@ -15,6 +15,7 @@ VARIANTS = {
         *("vmamba_tiny_s1l8", "vmamba_small_s1l20", "vmamba_base_s1l20"),
     ],
     "spatial_mamba": ["spatial_mamba_tiny", "spatial_mamba_small", "spatial_mamba_base"],
+    "vssd": ["vssd_micro", "vssd_tiny", "vssd_small", "vssd_base"],
 }
 NAMED_VARIANTS = [
     pytest.param(family, name, variant, id=name)
@@ -90,7 +91,8 @@ def test_published_variant_fits_key_for_key(family, name, variant):
 def test_pretrained_points_at_the_published_file(family, name, variant):
     cfg = timm.create_model(name, device="meta").pretrained_cfg
     if variant["checkpoint_url_name"]:
-        assert cfg["url"].endswith("/" + variant["checkpoint_url_name"])
-    else:  # only on Google Drive, or a Hugging Face page without a file name
+        file = cfg["hf_hub_filename"] if "hf_hub_id" in cfg else cfg["url"].rpartition("/")[2]
+        assert file == variant["checkpoint_url_name"]
+    else:
         assert cfg.get("description", "").startswith("weights: Google Drive file ")
     assert cfg["input_size"][1] == variant["input_size"]
