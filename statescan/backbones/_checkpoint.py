@@ -4,7 +4,7 @@ import argparse
 import pickle
 import re
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -95,3 +95,25 @@ def check_foreign(state_dict: Mapping[str, Tensor], model: nn.Module) -> None:
             f"state_dict holds {next(iter(state_dict))!r} and {len(state_dict) - 1} more, none of "
             f"which {type(model).__name__} has: is it a checkpoint of another model?"
         )
+
+
+def unwrapped(
+    filter_fn: Callable[[Mapping, nn.Module], dict],
+) -> Callable[[Mapping, nn.Module], dict]:
+    """A filter function for what timm downloads, which hands it over in its container."""
+
+    def unwrap_and_filter(checkpoint: Mapping, model: nn.Module) -> dict:
+        return filter_fn(unwrap(checkpoint), model)
+
+    return unwrap_and_filter
+
+
+def match_one_route(state_dict: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """Add the first dimension that S6's parameters have where the authors' only scan has none."""
+    wanted = model.state_dict()
+    return {
+        key: value.unsqueeze(0)
+        if key in wanted and wanted[key].shape == (1, *value.shape)
+        else value
+        for key, value in state_dict.items()
+    }

@@ -14,7 +14,11 @@ from ..errors import nearest
 T = TypeVar("T")
 
 # family: (its file, its model class)
-FAMILIES = {"vmamba": ("vmamba", "VMamba")}
+FAMILIES = {
+    "vmamba": ("vmamba", "VMamba"),
+    "spatial_mamba": ("spatial_mamba", "SpatialMamba"),
+    "vssd": ("vssd", "VSSD"),
+}
 
 
 def choose(name: str, value: Any, choices: Mapping[Any, T]) -> T:
@@ -22,6 +26,12 @@ def choose(name: str, value: Any, choices: Mapping[Any, T]) -> T:
     if value not in choices:
         raise ValueError(f"{name} is {value!r}, expected one of {', '.join(map(repr, choices))}")
     return choices[value]
+
+
+def refuse_unpublished(**arguments: tuple[Any, Any]) -> None:
+    """Refuse official arguments, each (value, the published models' value), that differ."""
+    for name, (value, published) in arguments.items():
+        choose(name, value, {published: published})
 
 
 def list_models(filter: str = "") -> list[str]:

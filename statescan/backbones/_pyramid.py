@@ -85,6 +85,14 @@ class Pyramid(nn.Module):
             out_norms = range(len(dims)) if out_norms else ()
         self.out_norms = nn.ModuleDict({str(i): nn.LayerNorm(dims[i]) for i in out_norms})
 
+    def init_weights(self, std: float | None = 0.02) -> None:
+        """Linear layers from a truncated normal; None takes a deviation of 1/√inputs."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=std or module.in_features**-0.5)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
     def forward_stem(self, x: Tensor) -> Tensor:
         """Check the image and embed it: (B, in_chans, H, W) → (B, H/4, W/4, C)."""
         if x.dim() != 4 or x.shape[1] != self.in_chans or min(x.shape[2:]) == 0:
@@ -196,7 +204,7 @@ class Pyramid(nn.Module):
     @torch.jit.ignore
     def no_weight_decay(self) -> set[str]:
         """Scan parameters that set time scales, which decay would pull towards zero."""
-        scales = ("A_log", "D", "dt_proj_bias")
+        scales = ("A_log", "D", "dt_proj_bias", "dt_bias")
         return {name for name, _ in self.named_parameters() if name.endswith(scales)}
 
     def _load_from_state_dict(self, state_dict, prefix, *args):

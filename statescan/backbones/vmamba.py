@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ..layers import DOWNSAMPLES, STEMS, Mlp
 from ..scans import Route, Scan2d
-from ._checkpoint import rename
+from ._checkpoint import rename, unwrapped
 from ._official import choose
 from ._pyramid import Pyramid, Stage
 
@@ -130,14 +130,6 @@ class VMamba(Pyramid):
             )
             self.init_weights(init_std)
         self.to(dtype=dtype)
-
-    def init_weights(self, std: float | None = 0.02) -> None:
-        """Linear layers from a truncated normal; None takes a deviation of 1/√inputs."""
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.trunc_normal_(module.weight, std=std or module.in_features**-0.5)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
 
     @staticmethod
     def checkpoint_filter_fn(state_dict: Mapping[str, Tensor], model: nn.Module) -> dict:
@@ -324,7 +316,7 @@ def _create_vmamba(variant: str, pretrained: bool = False, **kwargs) -> VMamba:
         VMamba,
         variant,
         pretrained,
-        pretrained_filter_fn=checkpoint_filter_fn,
+        pretrained_filter_fn=unwrapped(checkpoint_filter_fn),
         feature_cfg={"out_indices": (0, 1, 2, 3), "feature_cls": "getter"},
         **kwargs,
     )

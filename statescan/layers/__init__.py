@@ -1,5 +1,6 @@
 """Layers that two or more families share."""
 
+from .mlla import InvertedDownsample, MllaBlock, PositionEncoding, ResidualStem
 from .mlp import Mlp
 from .resolution import DOWNSAMPLES, STEMS, ConvDownsample, ConvStem, PatchMerging, PatchStem
 
@@ -8,7 +9,11 @@ __all__ = [
     "STEMS",
     "ConvDownsample",
     "ConvStem",
+    "InvertedDownsample",
+    "MllaBlock",
     "Mlp",
     "PatchMerging",
     "PatchStem",
+    "PositionEncoding",
+    "ResidualStem",
 ]

@@ -1,6 +1,7 @@
 """Scan routes as data, and the modules that scan along them."""
 
 from . import routes
+from .fusion import StateFusion
 from .recurrences import V2M, Mamba2D, TwoDMamba
 from .routes import ROUTE_SETS, Route
 from .scan2d import S6, Scan2d
@@ -12,6 +13,7 @@ __all__ = [
     "Mamba2D",
     "Route",
     "Scan2d",
+    "StateFusion",
     "TwoDMamba",
     "routes",
 ]

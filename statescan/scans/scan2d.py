@@ -7,8 +7,9 @@ from functools import partial
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..kernels import selective_scan
+from ..kernels import selective_scan, selective_scan_states
 from ..kernels.linear import Linear, linear
+from .fusion import StateFusion
 from .parameters import SelectiveParameters
 from .recurrences import RECURRENCES
 from .routes import Route, is_permutation, resolve_routes, route_table, uses_blank
@@ -26,6 +27,9 @@ class S6(SelectiveParameters):
         d_state: states a channel, N.
         dt_rank: rank R of dt.
         merge: "sum" or "mean" of the routes' outputs, or a module (B, H, W, K, C) → (B, H, W, C).
+        state_fusion: dilations of the kernels that fuse neighbouring states before they are read
+            out (see `StateFusion`); empty for no fusion. With it, D skips at every position, also
+            where a route does not come.
 
     Source: Mamba, arXiv 2312.00752, section 3.2; for images VMamba, arXiv 2401.10166.
     """
@@ -38,6 +42,7 @@ class S6(SelectiveParameters):
         d_state: int = 1,
         dt_rank: int = 1,
         merge: str | nn.Module = "sum",
+        state_fusion: Sequence[int] = (),
     ):
         routes = resolve_routes(routes)
         scans, width = (len(routes),), dt_rank + 2 * d_state
@@ -45,6 +50,8 @@ class S6(SelectiveParameters):
             dim, scans=scans, width=width, d_state=d_state, dt_rank=dt_rank, merge=merge
         )
         self.routes = routes
+        fused = len(routes) * dim * d_state
+        self.fusion = StateFusion(fused, state_fusion) if state_fusion else None
 
     def forward(self, x: Tensor) -> Tensor:
         """Scan x (B, H, W, C)."""
@@ -52,17 +59,18 @@ class S6(SelectiveParameters):
         tokens = x.flatten(1, 2)
         if any(map(uses_blank, self.routes)):
             tokens = F.pad(tokens, (0, 0, 0, 1))  # the blank token, at index H·W
-        y = self.scan(tokens, route_table(self.routes, H, W, x.device))
-        y = y[:, : H * W].unflatten(1, (H, W))
+        table = route_table(self.routes, H, W, x.device)
+        if self.fusion is None:
+            y = self.scan(tokens, table)[:, : H * W].unflatten(1, (H, W))
+        else:
+            y = self.scan_and_fuse(tokens, table, x)
         if isinstance(self.merge, nn.Module):
             return self.merge(y)
         return y / len(self.routes) if self.merge == "mean" else y
 
     def scan(self, x: Tensor, table: Tensor) -> Tensor:
         """Scan tokens x (B, L, C) along the routes of an index table (K, T)."""
-        K, width, _ = self.x_proj_weight.shape
-        projected = linear(x, self.x_proj_weight.flatten(0, 1)).unflatten(-1, (K, width))
-        dt, B, C = projected.split((self.dt_rank, self.d_state, self.d_state), dim=-1)
+        dt, B, C = self.project(x)
         return selective_scan(
             x,
             dt,
@@ -77,6 +85,30 @@ class S6(SelectiveParameters):
             permutation=all(map(is_permutation, self.routes)),
         )
 
+    def scan_and_fuse(self, tokens: Tensor, table: Tensor, grid: Tensor) -> Tensor:
+        """Scan tokens (B, L, C), fuse the states on their grid (B, H, W, C), then read them out."""
+        dt, B, C = self.project(tokens)
+        h = selective_scan_states(
+            tokens,
+            dt,
+            self.decay_rates(),
+            B,
+            dt_weight=self.dt_proj_weight,
+            dt_bias=self.dt_proj_bias,
+            routes=table,
+        )
+        H, W = grid.shape[1:3]
+        h, C = (t[:, : H * W].unflatten(1, (H, W)) for t in (h, C))
+        h = self.fusion(h.flatten(3)).view_as(h)
+        y = (h * C.unsqueeze(-2)).sum(-1) + self.D * grid.unsqueeze(-2)
+        return y if isinstance(self.merge, nn.Module) else y.sum(3)
+
+    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Low-rank dt, B and C of tokens x (B, L, C) for every route: (B, L, K, R or N)."""
+        K, width, _ = self.x_proj_weight.shape
+        projected = linear(x, self.x_proj_weight.flatten(0, 1)).unflatten(-1, (K, width))
+        return projected.split((self.dt_rank, self.d_state, self.d_state), dim=-1)
+
     def extra_repr(self) -> str:
         """Routes and sizes, for print(model)."""
         dim, d_state = self.A_log.shape[1:]
@@ -84,15 +116,23 @@ class S6(SelectiveParameters):
         return f"{dim}, routes=({names}), d_state={d_state}, dt_rank={self.dt_rank}"
 
 
-def scanner(recurrence: str, routes: str | Sequence[str | Route]) -> Callable[..., nn.Module]:
+def scanner(
+    recurrence: str,
+    routes: str | Sequence[str | Route],
+    state_fusion: Sequence[int],
+) -> Callable[..., nn.Module]:
     """The module that a recurrence's name stands for, still to be given its sizes."""
     if recurrence == "s6":
-        return partial(S6, routes=routes)
+        return partial(S6, routes=routes, state_fusion=state_fusion)
     if recurrence not in RECURRENCES:
         names = ("s6", *RECURRENCES)
         raise ValueError(f"recurrence is {recurrence!r}, expected one of {names}")
     if routes != "cross":
         raise ValueError(f"routes is {routes!r}, but recurrence {recurrence!r} follows no routes")
+    if state_fusion:
+        raise ValueError(
+            f"state_fusion is {state_fusion!r}, but recurrence {recurrence!r} keeps its states"
+        )
     return RECURRENCES[recurrence]
 
 
@@ -114,6 +154,7 @@ class Scan2d(nn.Module):
         act_layer: activation after the convolution and on the gate.
         recurrence: what scans: "s6" along the routes, or a 2-D recurrence over the whole grid from
             four orientations, "2dmamba", "mamba2d" or "v2m" (see `scans.recurrences`).
+        state_fusion: dilations of the kernels that fuse the scan's states, as in `S6`.
 
     Source: SS2D of VMamba, arXiv 2401.10166, figure 3 (its v0 with gate, its v2 without).
     """
@@ -132,6 +173,7 @@ class Scan2d(nn.Module):
         merge: str | nn.Module = "sum",
         act_layer: Callable[[], nn.Module] = nn.SiLU,
         recurrence: str = "s6",
+        state_fusion: Sequence[int] = (),
     ):
         super().__init__()
         inner = int(dim * expand)
@@ -141,7 +183,7 @@ class Scan2d(nn.Module):
             inner, inner, conv_size, padding=conv_size // 2, groups=inner, bias=conv_bias
         )
         self.act = act_layer()
-        self.s6 = scanner(recurrence, routes)(
+        self.s6 = scanner(recurrence, routes, state_fusion)(
             inner,
             d_state=d_state,
             dt_rank=math.ceil(dim / 16) if dt_rank == "auto" else int(dt_rank),

@@ -12,6 +12,10 @@ from torch import Tensor
 HERE = Path(__file__).parents[1] / "golden"
 SHARED = HERE.parents[2] / "shared" / "golden"
 
+# Rounding that a fixture does not record: its distance to the same model in float64. Here four
+# nearly equal channels go through an out-norm.
+UNRECORDED_NOISE = {"spatial_mamba/b": {"feat.0": 1.5e-5}}
+
 
 class Case(NamedTuple):
     family: str
@@ -45,7 +49,8 @@ def load_case(name: str) -> Case:
     path = next(p for p in (HERE / name, SHARED / name) if p.with_suffix(".json").exists())
     record = json.loads(path.with_suffix(".json").read_text())
     tensors = load_file(path.with_suffix(".safetensors"))
-    return Case(path.parent.name, record["kwargs"], tensors, recorded_noise(record))
+    noise = recorded_noise(record) | UNRECORDED_NOISE.get(name, {})
+    return Case(path.parent.name, record["kwargs"], tensors, noise)
 
 
 def recorded_noise(record: dict) -> dict[str, float]:

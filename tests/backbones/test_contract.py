@@ -197,6 +197,17 @@ def test_autocast(name):
 
 
 @pytest.mark.parametrize("name", SMALL)
+def test_large_activations_stay_finite_under_autocast(name):
+    model = build(name, num_classes=5)
+    x = image(64, 64) * 1e3
+    with torch.autocast("cpu", torch.bfloat16):
+        y = model(x)
+    y.float().mean().backward()
+    assert y.isfinite().all()
+    assert all(p.grad.isfinite().all() for p in model.parameters())
+
+
+@pytest.mark.parametrize("name", SMALL)
 @torch.no_grad()
 def test_nan_stays_in_its_image(name):
     model = build(name)

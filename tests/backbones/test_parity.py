@@ -14,6 +14,8 @@ VARIANTS = {
         *("vmamba_tiny_s2l5", "vmamba_small_s2l15", "vmamba_base_s2l15"),
         *("vmamba_tiny_s1l8", "vmamba_small_s1l20", "vmamba_base_s1l20"),
     ],
+    "spatial_mamba": ["spatial_mamba_tiny", "spatial_mamba_small", "spatial_mamba_base"],
+    "vssd": ["vssd_micro", "vssd_tiny", "vssd_small", "vssd_base"],
 }
 NAMED_VARIANTS = [
     pytest.param(family, name, variant, id=name)
@@ -68,7 +70,7 @@ def test_logits_maps_and_gradients(name, dtype):
 @torch.no_grad()
 def test_maps_without_out_norms(name):
     case = load_case(name)
-    model = statescan.from_official(case.family, case.kwargs, case.group("sd."))
+    model = statescan.from_official(case.family, case.kwargs, case.group("sd.")).eval()
     maps = model.forward_intermediates(case.tensors["x"], intermediates_only=True)
     for i, feature in enumerate(maps):
         assert relative_error(feature, case.tensors[f"stage.{i}"]) < VALUE_TOLERANCE, f"stage {i}"
@@ -88,5 +90,9 @@ def test_published_variant_fits_key_for_key(family, name, variant):
 @pytest.mark.parametrize(("family", "name", "variant"), NAMED_VARIANTS)
 def test_pretrained_points_at_the_published_file(family, name, variant):
     cfg = timm.create_model(name, device="meta").pretrained_cfg
-    assert cfg["url"].endswith("/" + variant["checkpoint_url_name"])
+    if variant["checkpoint_url_name"]:
+        file = cfg["hf_hub_filename"] if "hf_hub_id" in cfg else cfg["url"].rpartition("/")[2]
+        assert file == variant["checkpoint_url_name"]
+    else:
+        assert cfg.get("description", "").startswith("weights: Google Drive file ")
     assert cfg["input_size"][1] == variant["input_size"]

@@ -101,6 +101,12 @@ def test_pretrained_goes_through_the_filter(tmp_path):
     assert torch.equal(model.norm.weight, OFFICIAL["classifier.norm.weight"])
 
 
+def test_downloaded_weights_come_out_of_their_container():
+    """What timm downloads it hands over as it is; so it does with `state_dict`."""
+    source = {"state_dict": {"model": OFFICIAL, "epoch": 3}, "num_classes": 10}
+    assert_official(create(pretrained=True, pretrained_cfg_overlay=source))
+
+
 def test_our_own_weights_stay_as_they_are(tmp_path):
     model = create()
     save_file(model.state_dict(), tmp_path / "ours.safetensors")

@@ -53,6 +53,67 @@ def test_s6_equals_its_equations(routes, d_state, size):
     torch.testing.assert_close(s6(x), want, rtol=1e-10, atol=1e-10)
 
 
+def fused_scan_written_out(s6, x):
+    """Spatial-Mamba's equations: states of every route, their neighbours', then C and D."""
+    H, W = x.shape[1:3]
+    tokens = F.pad(x.flatten(1, 2), (0, 0, 0, 1))
+    total = torch.zeros_like(x)
+    kernels = [w.unflatten(0, (len(s6.routes), x.shape[-1], s6.d_state)) for w in s6.fusion.kernels]
+    for k, route in enumerate(s6.routes):
+        projected = (tokens @ s6.x_proj_weight[k].T).split([s6.dt_rank, s6.d_state, s6.d_state], -1)
+        dt, B, C = projected
+        states = torch.zeros(*tokens.shape, s6.d_state, dtype=x.dtype)
+        h = 0
+        for p in route(H, W).tolist():
+            delta = F.softplus(dt[:, p] @ s6.dt_proj_weight[k].T + s6.dt_proj_bias[k])
+            decay = torch.exp(delta[..., None] * -s6.A_log[k].exp())
+            h = decay * h + (delta * tokens[:, p])[..., None] * B[:, p, None]
+            states[:, p] += h
+        for n in range(s6.d_state):
+            grid = states[:, : H * W, :, n].unflatten(1, (H, W)).permute(0, 3, 1, 2)
+            fused = 0
+            for a, w, d in zip(s6.fusion.alpha, kernels, s6.fusion.dilations, strict=True):
+                around = F.pad(grid, [d] * 4, mode="replicate")
+                fused = fused + a * F.conv2d(around, w[k, :, n], dilation=d, groups=len(w[k]))
+            C_n = C[:, : H * W, n].view(len(x), H, W, 1)
+            total = total + fused.permute(0, 2, 3, 1) * C_n
+        total = total + s6.D[k] * x
+    return total
+
+
+@pytest.mark.parametrize(
+    ("routes", "d_state", "size"),
+    [
+        ("raster", 1, (5, 4)),
+        ((column, spiral), 2, (3, 7)),
+        ((Windowed(2, pad=True),), 1, (3, 5)),
+        ("cross", 1, (1, 1)),
+    ],
+    ids=["raster", "two-routes-two-states", "padded-windows", "one-pixel"],
+)
+def test_state_fusion_equals_its_equations(routes, d_state, size):
+    s6 = make(S6, 6, routes=routes, d_state=d_state, dt_rank=2, state_fusion=(1, 3))
+    for p in s6.fusion.parameters():
+        nn.init.normal_(p)
+    x = image(2, *size, 6)
+    want = fused_scan_written_out(s6, x)
+    torch.testing.assert_close(s6(x), want, rtol=1e-10, atol=1e-10)
+    s6.merge = "mean"
+    torch.testing.assert_close(s6(x), want / len(s6.routes), rtol=1e-10, atol=1e-10)
+    s6.merge = Added()
+    torch.testing.assert_close(s6(x), want, rtol=1e-10, atol=1e-10)
+
+
+class Added(nn.Module):
+    def forward(self, y):
+        return y.sum(3)
+
+
+def test_recurrences_fuse_no_states():
+    with pytest.raises(ValueError, match=r"state_fusion is \(1, 3\), but recurrence 'v2m' keeps"):
+        Scan2d(8, recurrence="v2m", state_fusion=(1, 3))
+
+
 class Weighted(nn.Module):
     def forward(self, y):
         return y[..., 0, :] - 2 * y[..., 1, :]

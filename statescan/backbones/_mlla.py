@@ -1,0 +1,86 @@
+"""What Spatial-Mamba and VSSD have in common: MLLA's pyramid around a token mixer of their own."""
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
+
+import torch
+from timm.layers import calculate_drop_path_rates
+from torch import Tensor, nn
+
+from ..layers import InvertedDownsample, MllaBlock, ResidualStem
+from ._checkpoint import match_one_route, rename
+from ._pyramid import Pyramid, Stage
+
+
+class MllaPyramid(Pyramid):
+    """MLLA's stem, downsampling and blocks around a token mixer, any image size.
+
+    Args:
+        mixer: makes the token mixer of a block from its stage's number and channels.
+        depths: blocks a stage.
+        dims: channels a stage.
+        in_chans: channels of the image.
+        mlp_ratio: hidden width of the MLP as a multiple of the channels.
+        drop_path_rate: stochastic depth of the last block, rising linearly from 0.
+        device: where the parameters are made.
+        dtype: type of the parameters.
+        **head: arguments of `Pyramid`.
+    """
+
+    def __init__(
+        self,
+        mixer: Callable[[int, int], nn.Module],
+        depths: Sequence[int],
+        dims: Sequence[int],
+        *,
+        in_chans: int,
+        mlp_ratio: float,
+        drop_path_rate: float,
+        device: torch.device | str | None,
+        dtype: torch.dtype | None,
+        **head,
+    ):
+        drop_paths = calculate_drop_path_rates(drop_path_rate, depths, stagewise=True)
+        with torch.device(device or torch.get_default_device()):
+            halve = [None, *(InvertedDownsample(a, b) for a, b in pairwise(dims))]
+            stages = [
+                Stage(
+                    [
+                        MllaBlock(dim, mixer(i, dim), mlp_ratio=mlp_ratio, drop_path=p)
+                        for p in rates
+                    ],
+                    downsample=down,
+                )
+                for i, (dim, rates, down) in enumerate(zip(dims, drop_paths, halve, strict=True))
+            ]
+            stem = ResidualStem(in_chans, dims[0])
+            super().__init__(stem, stages, dims, in_chans=in_chans, **head)
+            self.init_weights()
+        self.to(dtype=dtype)
+
+
+def from_official_names(
+    state_dict: Mapping[str, Tensor], model: nn.Module, mixer_names: Sequence[tuple[str, str]]
+) -> dict[str, Tensor]:
+    """The authors' state_dict under our names and shapes; ours is returned unchanged.
+
+    Takes the out-norms of detection backbones too. Nothing is dropped.
+    """
+    if not any(key.startswith(("patch_embed.", "layers.")) for key in state_dict):
+        return dict(state_dict)
+    renamed = rename(state_dict, (*mixer_names, *OFFICIAL_NAMES))
+    return match_one_route(renamed, model)
+
+
+OFFICIAL_NAMES = (
+    (r"^patch_embed\.(.+)\.norm\.", r"patch_embed.\1.bn."),
+    (r"^patch_embed\.", "stem."),
+    (r"^head\.", "head.fc."),
+    (r"^outnorm(\d+)\.", r"out_norms.\1."),
+    (r"^layers\.(\d+)\.downsample\.", lambda m: f"stages.{int(m[1]) + 1}.downsample."),
+    (r"^layers\.", "stages."),
+    (r"\.downsample\.conv\.0\.conv\.", ".downsample.expand."),
+    (r"\.downsample\.conv\.1\.conv\.", ".downsample.conv."),
+    (r"\.downsample\.conv\.2\.conv\.", ".downsample.reduce.conv."),
+    (r"\.downsample\.conv\.2\.norm\.", ".downsample.reduce.bn."),
+)

@@ -1,0 +1,230 @@
+"""Spatial-Mamba: one raster scan whose states are fused with their neighbours'.
+
+Paper: Xiao et al., Spatial-Mamba: Effective Visual State Space Models via Structure-aware State
+Fusion, ICLR 2025, arXiv 2410.15091.
+Official code and weights: https://github.com/EdwardChasel/Spatial-Mamba (Apache-2.0).
+"""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from torch import Tensor, nn
+
+from ..scans import Route, Scan2d
+from ._checkpoint import unwrapped
+from ._mlla import MllaPyramid, from_official_names
+from ._official import refuse_unpublished
+
+__all__ = ["SpatialMamba"]
+
+
+class SpatialMamba(MllaPyramid):
+    """Spatial-Mamba image model, any image size.
+
+    Args:
+        in_chans: channels of the image.
+        num_classes: classes of the head; 0 for none.
+        global_pool: pooling of the head.
+        depths: blocks a stage.
+        dims: channels a stage.
+        d_state: states a channel.
+        routes: scan routes, as in `Scan2d`.
+        state_fusion: dilations of the kernels that fuse neighbouring states; empty for no fusion.
+        mlp_ratio: hidden width of the MLP as a multiple of the channels.
+        drop_rate: dropout before the classifier.
+        drop_path_rate: stochastic depth of the last block, rising linearly from 0.
+        out_norms: stages whose feature map gets a LayerNorm of its own; True for all.
+        device: where the parameters are made.
+        dtype: type of the parameters.
+    """
+
+    def __init__(
+        self,
+        in_chans: int = 3,
+        num_classes: int = 1000,
+        global_pool: str = "avg",
+        depths: Sequence[int] = (2, 4, 8, 4),
+        dims: Sequence[int] = (64, 128, 256, 512),
+        d_state: int = 1,
+        routes: str | Sequence[str | Route] = "raster",
+        state_fusion: Sequence[int] = (1, 3, 5),
+        mlp_ratio: float = 4.0,
+        drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+        out_norms: bool | Sequence[int] = False,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ):
+        def scan(stage: int, dim: int) -> Scan2d:
+            return Scan2d(
+                dim,
+                routes=routes,
+                d_state=d_state,
+                expand=2.0,
+                conv_bias=True,
+                gate=True,
+                state_fusion=state_fusion,
+            )
+
+        super().__init__(
+            scan,
+            depths,
+            dims,
+            in_chans=in_chans,
+            num_classes=num_classes,
+            global_pool=global_pool,
+            mlp_ratio=mlp_ratio,
+            drop_rate=drop_rate,
+            drop_path_rate=drop_path_rate,
+            out_norms=out_norms,
+            device=device,
+            dtype=dtype,
+        )
+
+    @staticmethod
+    def checkpoint_filter_fn(state_dict: Mapping[str, Tensor], model: nn.Module) -> dict:
+        """`checkpoint_filter_fn` of this file, so that every way of loading weights passes it."""
+        return checkpoint_filter_fn(state_dict, model)
+
+
+def checkpoint_filter_fn(state_dict: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """The authors' state_dict under our names and shapes; ours is returned unchanged.
+
+    Takes the out-norms of detection backbones too. Nothing is dropped.
+    """
+    return from_official_names(state_dict, model, MIXER_NAMES)
+
+
+MIXER_NAMES = (
+    (r"\.ln_(\d)\.", r".norm\1."),
+    (r"\.self_attention\.", ".mixer."),
+    (r"\.mixer\.conv2d\.", ".mixer.conv."),
+    (r"\.mixer\.out_norm\.", ".mixer.norm."),
+    (r"\.mixer\.x_proj_weight$", ".mixer.s6.x_proj_weight"),
+    (r"\.mixer\.dt_projs_", ".mixer.s6.dt_proj_"),
+    (r"\.mixer\.A_logs$", ".mixer.s6.A_log"),
+    (r"\.mixer\.Ds$", ".mixer.s6.D"),
+    (r"\.state_fusion\.alpha$", ".s6.fusion.alpha"),
+    (r"\.state_fusion\.kernel_3$", ".s6.fusion.kernels.0"),
+    (r"\.state_fusion\.kernel_3_(\d)$", r".s6.fusion.kernels.\1"),
+)
+
+
+def from_official_kwargs(
+    img_size: int = 224,
+    patch_size: int = 4,
+    in_chans: int = 3,
+    num_classes: int = 1000,
+    depths: Sequence[int] = (2, 2, 9, 2),
+    dims: int | Sequence[int] = (96, 192, 384, 768),
+    d_state: int = 1,
+    dt_init: str = "random",
+    mlp_ratio: float = 4.0,
+    drop_rate: float = 0.0,
+    attn_drop_rate: float = 0.0,
+    drop_path_rate: float = 0.1,
+    patch_norm: bool = True,
+    use_checkpoint: bool = False,
+) -> dict:
+    """Arguments of `SpatialMamba` for those of the authors' class, with its defaults.
+
+    The authors' model computes the same for every img_size.
+
+    Raises:
+        ValueError: for a choice that no published model makes, naming it.
+    """
+    refuse_unpublished(
+        patch_size=(patch_size, 4),
+        d_state=(d_state, 1),
+        dt_init=(dt_init, "random"),
+        drop_rate=(drop_rate, 0.0),
+        attn_drop_rate=(attn_drop_rate, 0.0),
+        patch_norm=(patch_norm, True),
+        use_checkpoint=(use_checkpoint, False),  # see SpatialMamba.set_grad_checkpointing
+    )
+    return {
+        "in_chans": in_chans,
+        "num_classes": num_classes,
+        "depths": depths,
+        "dims": [dims * 2**i for i in range(len(depths))] if isinstance(dims, int) else dims,
+        "mlp_ratio": mlp_ratio,
+        "drop_path_rate": drop_path_rate,
+    }
+
+
+def _cfg(drive_file: str = "", **kwargs) -> dict:
+    return {
+        "url": "",
+        "description": f"weights: Google Drive file {drive_file}" if drive_file else None,
+        "num_classes": 1000,
+        "input_size": (3, 224, 224),
+        "pool_size": (7, 7),
+        "crop_pct": 0.875,
+        "interpolation": "bicubic",
+        "fixed_input_size": False,
+        "mean": IMAGENET_DEFAULT_MEAN,
+        "std": IMAGENET_DEFAULT_STD,
+        "first_conv": "stem.conv1.conv",
+        "classifier": "head.fc",
+        "license": "apache-2.0",
+        "paper_ids": "arXiv:2410.15091",
+        "paper_name": "Spatial-Mamba: Effective Visual State Space Models via Structure-aware State"
+        " Fusion",
+        "origin_url": "https://github.com/EdwardChasel/Spatial-Mamba",
+        **kwargs,
+    }
+
+
+default_cfgs = generate_default_cfgs(
+    {
+        "spatial_mamba_tiny.in1k": _cfg("19kXoqGSTuKKs4AHbdUSrdKZTwTWenLIW"),
+        "spatial_mamba_small.in1k": _cfg("1Wb3sYoWLpgmWrmHMYKwdgDwGPZaqM28O"),
+        "spatial_mamba_base.in1k": _cfg("1k8dHp2QRCOqBSgAi36YkhZp_O8LqOPjM"),
+        "test_spatial_mamba.untrained": _cfg(input_size=(3, 64, 64), pool_size=(2, 2)),
+    }
+)
+
+
+def _create_spatial_mamba(variant: str, pretrained: bool = False, **kwargs) -> SpatialMamba:
+    return build_model_with_cfg(
+        SpatialMamba,
+        variant,
+        pretrained,
+        pretrained_filter_fn=unwrapped(checkpoint_filter_fn),
+        feature_cfg={"out_indices": (0, 1, 2, 3), "feature_cls": "getter"},
+        **kwargs,
+    )
+
+
+def _dims(dim: int) -> tuple[int, ...]:
+    return tuple(dim * 2**i for i in range(4))
+
+
+@register_model
+def spatial_mamba_tiny(pretrained: bool = False, **kwargs) -> SpatialMamba:
+    """Spatial-Mamba-T: 26.7 M parameters, 83.5 % top-1 as published."""
+    model = {"depths": (2, 4, 8, 4), "dims": _dims(64)}
+    return _create_spatial_mamba("spatial_mamba_tiny", pretrained, **{**model, **kwargs})
+
+
+@register_model
+def spatial_mamba_small(pretrained: bool = False, **kwargs) -> SpatialMamba:
+    """Spatial-Mamba-S: 43.1 M parameters, 84.6 % top-1 as published."""
+    model = {"depths": (2, 4, 21, 5), "dims": _dims(64)}
+    return _create_spatial_mamba("spatial_mamba_small", pretrained, **{**model, **kwargs})
+
+
+@register_model
+def spatial_mamba_base(pretrained: bool = False, **kwargs) -> SpatialMamba:
+    """Spatial-Mamba-B: 95.7 M parameters, 85.3 % top-1 as published."""
+    model = {"depths": (2, 4, 21, 5), "dims": _dims(96)}
+    return _create_spatial_mamba("spatial_mamba_base", pretrained, **{**model, **kwargs})
+
+
+@register_model
+def test_spatial_mamba(pretrained: bool = False, **kwargs) -> SpatialMamba:
+    """The smallest Spatial-Mamba, for tests."""
+    model = {"depths": (1, 1, 1, 1), "dims": (8, 16, 24, 32)}
+    return _create_spatial_mamba("test_spatial_mamba", pretrained, **{**model, **kwargs})
