@@ -96,6 +96,7 @@ class S6(SelectiveParameters):
             dt_weight=self.dt_proj_weight,
             dt_bias=self.dt_proj_bias,
             routes=table,
+            permutation=all(map(is_permutation, self.routes)),
         )
         H, W = grid.shape[1:3]
         h, C = (t[:, : H * W].unflatten(1, (H, W)) for t in (h, C))
