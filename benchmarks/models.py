@@ -38,7 +38,7 @@ def build(name: str, size: int) -> nn.Module:
     return timm.create_model(name, **sized).eval()
 
 
-def check(model: nn.Module, x: Tensor) -> float:
+def check(name: str, model: nn.Module, x: Tensor) -> float:
     """Largest difference to the pure-torch scan, relative to the largest logit."""
     with torch.inference_mode():
         got = model(x)
@@ -46,7 +46,7 @@ def check(model: nn.Module, x: Tensor) -> float:
             want = model(x)
     error = float((got - want).abs().max() / want.abs().max())
     if not error < 1e-3:
-        raise SystemExit(f"{OURS} is off by {error:.1e}: its times mean nothing")
+        raise SystemExit(f"{name} is off by {error:.1e}: its times mean nothing")
     return error
 
 
@@ -105,7 +105,7 @@ def measure(size: int, seconds: float, training: bool) -> dict:
     """Seconds and MiB of every model at one size."""
     models = {name: build(name, size) for name in (OURS, *PEERS)}
     x = torch.randn(1, 3, size, size)
-    row = {"error": check(models[OURS], x)}
+    row = {"error": check(OURS, models[OURS], x)}
     row["memory"] = {name: peak_memory(name, size) for name in models}
     row["inference"] = take_turns(infer, models, x, seconds)
     if training:

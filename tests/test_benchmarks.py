@@ -27,6 +27,12 @@ def models():
     return load("models")
 
 
+@pytest.fixture
+def throughput(monkeypatch):
+    monkeypatch.syspath_prepend(FOLDER)
+    return load("throughput")
+
+
 @pytest.mark.parametrize("routes", ["cross", "raster"])
 def test_peers_agree(scans, routes):
     row = scans.measure(scans.Shape(2, 5, 4, 6, routes, 3), repeat=1)
@@ -49,13 +55,13 @@ def test_long_scans_have_no_loops(scans):
 def test_a_wrong_model_gets_no_time(models, monkeypatch):
     model = models.build("test_vmamba", 32)
     x = torch.randn(1, 3, 32, 32)
-    assert models.check(model, x) < 1e-4
+    assert models.check("test_vmamba", model, x) < 1e-4
 
     def wrong(images):  # off where the C kernel runs
         return model.forward_features(images).mean((1, 2)) * (1.01 if models._c.library() else 1)
 
-    with pytest.raises(SystemExit, match="is off by"):
-        models.check(wrong, x)
+    with pytest.raises(SystemExit, match="test_vmamba is off by"):
+        models.check("test_vmamba", wrong, x)
 
 
 def test_growth_is_the_slope_over_pixels(models):
@@ -63,3 +69,9 @@ def test_growth_is_the_slope_over_pixels(models):
     rows = {s: {"inference": {n: 3.0 * s ** (2 * e) for e, n in enumerate(names)}} for s in (8, 16)}
     slopes = models.growth(rows, "inference")
     assert list(slopes.values()) == pytest.approx(range(len(names)), abs=1e-9)
+
+
+def test_speed_is_relative_to_swins(throughput):
+    row = throughput.measure("test_vmamba", rounds=1)
+    assert row["speed"] == row["swin_tiny"] / row["seconds"] > 1
+    assert row["error"] < 1e-4

@@ -84,8 +84,8 @@ def _look(routes: Tensor, length: int) -> Visits:
 
 
 def is_traced(tensor: Tensor) -> bool:
-    """Whether a graph is being traced, so that values cannot be looked at."""
-    return torch.compiler.is_compiling() or type(tensor) is not Tensor
+    """Whether values cannot be looked at: a graph is being traced, or there are none (meta)."""
+    return torch.compiler.is_compiling() or type(tensor) is not Tensor or tensor.is_meta
 
 
 def check_positions(routes: Tensor, length: int) -> Visits:
