@@ -8,12 +8,11 @@ Official code and weights: https://github.com/EdwardChasel/Spatial-Mamba (Apache
 from collections.abc import Mapping, Sequence
 
 import torch
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 
 from ..scans import Route, Scan2d
-from ._checkpoint import unwrapped
+from ._build import build, imagenet_cfg, on_drive
 from ._mlla import MllaPyramid, from_official_names
 from ._official import refuse_unpublished
 
@@ -155,26 +154,17 @@ def from_official_kwargs(
 
 
 def _cfg(drive_file: str = "", **kwargs) -> dict:
-    return {
-        "url": "",
-        "description": f"weights: Google Drive file {drive_file}" if drive_file else None,
-        "num_classes": 1000,
-        "input_size": (3, 224, 224),
-        "pool_size": (7, 7),
-        "crop_pct": 0.875,
-        "interpolation": "bicubic",
-        "fixed_input_size": False,
-        "mean": IMAGENET_DEFAULT_MEAN,
-        "std": IMAGENET_DEFAULT_STD,
-        "first_conv": "stem.conv1.conv",
-        "classifier": "head.fc",
-        "license": "apache-2.0",
-        "paper_ids": "arXiv:2410.15091",
-        "paper_name": "Spatial-Mamba: Effective Visual State Space Models via Structure-aware State"
+    return imagenet_cfg(
+        **on_drive(drive_file),
+        first_conv="stem.conv1.conv",
+        classifier="head.fc",
+        license="apache-2.0",
+        paper_ids="arXiv:2410.15091",
+        paper_name="Spatial-Mamba: Effective Visual State Space Models via Structure-aware State"
         " Fusion",
-        "origin_url": "https://github.com/EdwardChasel/Spatial-Mamba",
+        origin_url="https://github.com/EdwardChasel/Spatial-Mamba",
         **kwargs,
-    }
+    )
 
 
 default_cfgs = generate_default_cfgs(
@@ -187,17 +177,6 @@ default_cfgs = generate_default_cfgs(
 )
 
 
-def _create_spatial_mamba(variant: str, pretrained: bool = False, **kwargs) -> SpatialMamba:
-    return build_model_with_cfg(
-        SpatialMamba,
-        variant,
-        pretrained,
-        pretrained_filter_fn=unwrapped(checkpoint_filter_fn),
-        feature_cfg={"out_indices": (0, 1, 2, 3), "feature_cls": "getter"},
-        **kwargs,
-    )
-
-
 def _dims(dim: int) -> tuple[int, ...]:
     return tuple(dim * 2**i for i in range(4))
 
@@ -206,25 +185,25 @@ def _dims(dim: int) -> tuple[int, ...]:
 def spatial_mamba_tiny(pretrained: bool = False, **kwargs) -> SpatialMamba:
     """Spatial-Mamba-T: 26.7 M parameters, 83.5 % top-1 as published."""
     model = {"depths": (2, 4, 8, 4), "dims": _dims(64)}
-    return _create_spatial_mamba("spatial_mamba_tiny", pretrained, **{**model, **kwargs})
+    return build(SpatialMamba, "spatial_mamba_tiny", pretrained, **{**model, **kwargs})
 
 
 @register_model
 def spatial_mamba_small(pretrained: bool = False, **kwargs) -> SpatialMamba:
     """Spatial-Mamba-S: 43.1 M parameters, 84.6 % top-1 as published."""
     model = {"depths": (2, 4, 21, 5), "dims": _dims(64)}
-    return _create_spatial_mamba("spatial_mamba_small", pretrained, **{**model, **kwargs})
+    return build(SpatialMamba, "spatial_mamba_small", pretrained, **{**model, **kwargs})
 
 
 @register_model
 def spatial_mamba_base(pretrained: bool = False, **kwargs) -> SpatialMamba:
     """Spatial-Mamba-B: 95.7 M parameters, 85.3 % top-1 as published."""
     model = {"depths": (2, 4, 21, 5), "dims": _dims(96)}
-    return _create_spatial_mamba("spatial_mamba_base", pretrained, **{**model, **kwargs})
+    return build(SpatialMamba, "spatial_mamba_base", pretrained, **{**model, **kwargs})
 
 
 @register_model
 def test_spatial_mamba(pretrained: bool = False, **kwargs) -> SpatialMamba:
     """The smallest Spatial-Mamba, for tests."""
     model = {"depths": (1, 1, 1, 1), "dims": (8, 16, 24, 32)}
-    return _create_spatial_mamba("test_spatial_mamba", pretrained, **{**model, **kwargs})
+    return build(SpatialMamba, "test_spatial_mamba", pretrained, **{**model, **kwargs})

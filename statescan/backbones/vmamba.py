@@ -11,14 +11,14 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 import torch
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import DropPath, calculate_drop_path_rates
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 
 from ..layers import DOWNSAMPLES, STEMS, Mlp
 from ..scans import Route, Scan2d
-from ._checkpoint import rename, unwrapped
+from ._build import build, imagenet_cfg
+from ._checkpoint import rename
 from ._official import choose
 from ._pyramid import Pyramid, Stage
 
@@ -268,26 +268,18 @@ OFFICIAL_GATES = {"v0": True} | {
 OFFICIAL_DOWNSAMPLES = {"v1": "merge", "v3": "conv"}
 
 
-def _cfg(file: str = "", tag: str = "%23v2cls", **kwargs) -> dict:
+def _cfg(file: str = "", tag: str = "%23v2cls", first_conv: str = "stem.conv1", **kwargs) -> dict:
     releases = "https://github.com/MzeroMiko/VMamba/releases/download"
-    return {
-        "url": f"{releases}/{tag}/{file}" if file else "",
-        "num_classes": 1000,
-        "input_size": (3, 224, 224),
-        "pool_size": (7, 7),
-        "crop_pct": 0.875,
-        "interpolation": "bicubic",
-        "fixed_input_size": False,
-        "mean": IMAGENET_DEFAULT_MEAN,
-        "std": IMAGENET_DEFAULT_STD,
-        "first_conv": "stem.conv1",
-        "classifier": "head.fc",
-        "license": "mit",
-        "paper_ids": "arXiv:2401.10166",
-        "paper_name": "VMamba: Visual State Space Model",
-        "origin_url": "https://github.com/MzeroMiko/VMamba",
+    return imagenet_cfg(
+        url=f"{releases}/{tag}/{file}" if file else "",
+        first_conv=first_conv,
+        classifier="head.fc",
+        license="mit",
+        paper_ids="arXiv:2401.10166",
+        paper_name="VMamba: Visual State Space Model",
+        origin_url="https://github.com/MzeroMiko/VMamba",
         **kwargs,
-    }
+    )
 
 
 def _cfg_v0(file: str) -> dict:
@@ -309,17 +301,6 @@ default_cfgs = generate_default_cfgs(
         "test_vmamba.untrained": _cfg(input_size=(3, 64, 64), pool_size=(2, 2)),
     }
 )
-
-
-def _create_vmamba(variant: str, pretrained: bool = False, **kwargs) -> VMamba:
-    return build_model_with_cfg(
-        VMamba,
-        variant,
-        pretrained,
-        pretrained_filter_fn=unwrapped(checkpoint_filter_fn),
-        feature_cfg={"out_indices": (0, 1, 2, 3), "feature_cls": "getter"},
-        **kwargs,
-    )
 
 
 def _v0(depth: int, dim: int) -> dict:
@@ -346,61 +327,62 @@ def _v2(depth: int, dim: int, expand: float) -> dict:
 @register_model
 def vmamba_v0_tiny(pretrained: bool = False, **kwargs) -> VMamba:
     """VMamba-T, first version: 22.9 M parameters, 82.2 % top-1 as published."""
-    return _create_vmamba("vmamba_v0_tiny", pretrained, **{**_v0(9, 96), **kwargs})
+    return build(VMamba, "vmamba_v0_tiny", pretrained, **{**_v0(9, 96), **kwargs})
 
 
 @register_model
 def vmamba_v0_small(pretrained: bool = False, **kwargs) -> VMamba:
     """VMamba-S, first version: 44.4 M parameters, 83.5 % top-1 as published."""
-    return _create_vmamba("vmamba_v0_small", pretrained, **{**_v0(27, 96), **kwargs})
+    return build(VMamba, "vmamba_v0_small", pretrained, **{**_v0(27, 96), **kwargs})
 
 
 @register_model
 def vmamba_v0_base(pretrained: bool = False, **kwargs) -> VMamba:
     """VMamba-B, first version: 76.3 M parameters, 83.7 % top-1 as published."""
-    return _create_vmamba("vmamba_v0_base", pretrained, **{**_v0(27, 128), **kwargs})
+    return build(VMamba, "vmamba_v0_base", pretrained, **{**_v0(27, 128), **kwargs})
 
 
 @register_model
 def vmamba_tiny_s2l5(pretrained: bool = False, **kwargs) -> VMamba:
     """VMamba-T[s2l5]: 30.7 M parameters, 82.5 % top-1 as published."""
-    return _create_vmamba("vmamba_tiny_s2l5", pretrained, **{**_v2(5, 96, 2.0), **kwargs})
+    return build(VMamba, "vmamba_tiny_s2l5", pretrained, **{**_v2(5, 96, 2.0), **kwargs})
 
 
 @register_model
 def vmamba_small_s2l15(pretrained: bool = False, **kwargs) -> VMamba:
     """VMamba-S[s2l15]: 50.1 M parameters, 83.6 % top-1 as published."""
-    return _create_vmamba("vmamba_small_s2l15", pretrained, **{**_v2(15, 96, 2.0), **kwargs})
+    return build(VMamba, "vmamba_small_s2l15", pretrained, **{**_v2(15, 96, 2.0), **kwargs})
 
 
 @register_model
 def vmamba_base_s2l15(pretrained: bool = False, **kwargs) -> VMamba:
     """VMamba-B[s2l15]: 88.6 M parameters, 83.9 % top-1 as published."""
-    return _create_vmamba("vmamba_base_s2l15", pretrained, **{**_v2(15, 128, 2.0), **kwargs})
+    return build(VMamba, "vmamba_base_s2l15", pretrained, **{**_v2(15, 128, 2.0), **kwargs})
 
 
 @register_model
 def vmamba_tiny_s1l8(pretrained: bool = False, **kwargs) -> VMamba:
     """VMamba-T[s1l8]: 30.2 M parameters, 82.6 % top-1 as published."""
-    return _create_vmamba("vmamba_tiny_s1l8", pretrained, **{**_v2(8, 96, 1.0), **kwargs})
+    return build(VMamba, "vmamba_tiny_s1l8", pretrained, **{**_v2(8, 96, 1.0), **kwargs})
 
 
 @register_model
 def vmamba_small_s1l20(pretrained: bool = False, **kwargs) -> VMamba:
     """VMamba-S[s1l20]: 49.0 M parameters, 83.3 % top-1 as published."""
-    return _create_vmamba("vmamba_small_s1l20", pretrained, **{**_v2(20, 96, 1.0), **kwargs})
+    return build(VMamba, "vmamba_small_s1l20", pretrained, **{**_v2(20, 96, 1.0), **kwargs})
 
 
 @register_model
 def vmamba_base_s1l20(pretrained: bool = False, **kwargs) -> VMamba:
     """VMamba-B[s1l20]: 86.6 M parameters, 83.8 % top-1 as published."""
-    return _create_vmamba("vmamba_base_s1l20", pretrained, **{**_v2(20, 128, 1.0), **kwargs})
+    return build(VMamba, "vmamba_base_s1l20", pretrained, **{**_v2(20, 128, 1.0), **kwargs})
 
 
 @register_model
 def vmamba_nano(pretrained: bool = False, **kwargs) -> VMamba:
     """A small VMamba of our own for little data and CPUs; no published weights."""
-    return _create_vmamba(
+    return build(
+        VMamba,
         "vmamba_nano",
         pretrained,
         **{**{"depths": (1, 1, 2, 1), "dims": (32, 64, 128, 192), "init_std": None}, **kwargs},
@@ -410,6 +392,5 @@ def vmamba_nano(pretrained: bool = False, **kwargs) -> VMamba:
 @register_model
 def test_vmamba(pretrained: bool = False, **kwargs) -> VMamba:
     """The smallest VMamba, for tests."""
-    return _create_vmamba(
-        "test_vmamba", pretrained, **{**{"depths": (1, 1, 1, 1), "dims": (8, 16, 24, 32)}, **kwargs}
-    )
+    model = {"depths": (1, 1, 1, 1), "dims": (8, 16, 24, 32)}
+    return build(VMamba, "test_vmamba", pretrained, **{**model, **kwargs})

@@ -11,14 +11,13 @@ from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import Attention
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 
 from ..kernels import noncausal_ssd
 from ..kernels.linear import Linear
-from ._checkpoint import unwrapped
+from ._build import build, imagenet_cfg
 from ._mlla import MllaPyramid, from_official_names
 from ._official import choose, refuse_unpublished
 
@@ -243,25 +242,17 @@ OFFICIAL_MIXERS = {"mamba2": "ssd", "standard": "attention"}
 
 
 def _cfg(file: str = "", **kwargs) -> dict:
-    return {
-        "hf_hub_id": "YuhengSSS/VSSD" if file else None,
-        "hf_hub_filename": file or None,
-        "num_classes": 1000,
-        "input_size": (3, 224, 224),
-        "pool_size": (7, 7),
-        "crop_pct": 0.875,
-        "interpolation": "bicubic",
-        "fixed_input_size": False,
-        "mean": IMAGENET_DEFAULT_MEAN,
-        "std": IMAGENET_DEFAULT_STD,
-        "first_conv": "stem.conv1.conv",
-        "classifier": "head.fc",
-        "license": "unstated",
-        "paper_ids": "arXiv:2407.18559",
-        "paper_name": "VSSD: Vision Mamba with Non-Causal State Space Duality",
-        "origin_url": "https://github.com/YuHengsss/VSSD",
+    return imagenet_cfg(
+        hf_hub_id="YuhengSSS/VSSD" if file else None,
+        hf_hub_filename=file or None,
+        first_conv="stem.conv1.conv",
+        classifier="head.fc",
+        license="unstated",
+        paper_ids="arXiv:2407.18559",
+        paper_name="VSSD: Vision Mamba with Non-Causal State Space Duality",
+        origin_url="https://github.com/YuHengsss/VSSD",
         **kwargs,
-    }
+    )
 
 
 default_cfgs = generate_default_cfgs(
@@ -278,17 +269,6 @@ default_cfgs = generate_default_cfgs(
 )
 
 
-def _create_vssd(variant: str, pretrained: bool = False, **kwargs) -> VSSD:
-    return build_model_with_cfg(
-        VSSD,
-        variant,
-        pretrained,
-        pretrained_filter_fn=unwrapped(checkpoint_filter_fn),
-        feature_cfg={"out_indices": (0, 1, 2, 3), "feature_cls": "getter"},
-        **kwargs,
-    )
-
-
 def _sizes(dim: int, heads: int, depths: tuple[int, ...]) -> dict:
     """Channels and heads that double from stage to stage."""
     return {
@@ -302,29 +282,29 @@ def _sizes(dim: int, heads: int, depths: tuple[int, ...]) -> dict:
 def vssd_micro(pretrained: bool = False, **kwargs) -> VSSD:
     """VSSD-M: 13.5 M parameters, 82.5 % top-1 as published."""
     model = _sizes(48, 2, (2, 2, 8, 4)) | {"d_state": 48}
-    return _create_vssd("vssd_micro", pretrained, **{**model, **kwargs})
+    return build(VSSD, "vssd_micro", pretrained, **{**model, **kwargs})
 
 
 @register_model
 def vssd_tiny(pretrained: bool = False, **kwargs) -> VSSD:
     """VSSD-T: 24.3 M parameters, 83.6 % top-1 as published, 84.1 % trained with MESA."""
-    return _create_vssd("vssd_tiny", pretrained, **{**_sizes(64, 2, (2, 4, 8, 4)), **kwargs})
+    return build(VSSD, "vssd_tiny", pretrained, **{**_sizes(64, 2, (2, 4, 8, 4)), **kwargs})
 
 
 @register_model
 def vssd_small(pretrained: bool = False, **kwargs) -> VSSD:
     """VSSD-S: 40.1 M parameters, 84.1 % top-1 as published, 84.5 % trained with MESA."""
-    return _create_vssd("vssd_small", pretrained, **{**_sizes(64, 2, (3, 4, 21, 5)), **kwargs})
+    return build(VSSD, "vssd_small", pretrained, **{**_sizes(64, 2, (3, 4, 21, 5)), **kwargs})
 
 
 @register_model
 def vssd_base(pretrained: bool = False, **kwargs) -> VSSD:
     """VSSD-B: 88.8 M parameters, 84.7 % top-1 as published, 85.4 % trained with MESA."""
-    return _create_vssd("vssd_base", pretrained, **{**_sizes(96, 3, (3, 4, 21, 5)), **kwargs})
+    return build(VSSD, "vssd_base", pretrained, **{**_sizes(96, 3, (3, 4, 21, 5)), **kwargs})
 
 
 @register_model
 def test_vssd(pretrained: bool = False, **kwargs) -> VSSD:
     """The smallest VSSD, for tests."""
     model = _sizes(8, 2, (1, 1, 1, 1)) | {"d_state": 4}
-    return _create_vssd("test_vssd", pretrained, **{**model, **kwargs})
+    return build(VSSD, "test_vssd", pretrained, **{**model, **kwargs})

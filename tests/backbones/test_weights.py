@@ -107,6 +107,15 @@ def test_downloaded_weights_come_out_of_their_container():
     assert_official(create(pretrained=True, pretrained_cfg_overlay=source))
 
 
+def test_weights_without_a_url_are_explained(tmp_path):
+    sentence = "weights of spatial_mamba_tiny lie on Google Drive.*`gdown 19kX.*checkpoint_path"
+    with pytest.raises(RuntimeError, match=sentence):
+        timm.create_model("spatial_mamba_tiny", pretrained=True)
+    source = {"file": str(tmp_path / "fetched.pth")}
+    torch.save(timm.create_model("test_spatial_mamba").state_dict(), source["file"])
+    timm.create_model("test_spatial_mamba", pretrained=True, pretrained_cfg_overlay=source)
+
+
 def test_our_own_weights_stay_as_they_are(tmp_path):
     model = create()
     save_file(model.state_dict(), tmp_path / "ours.safetensors")
