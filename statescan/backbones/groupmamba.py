@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 
 import torch
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import ClassifierHead, ConvNormAct, DropPath, calculate_drop_path_rates
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from torch import Tensor, nn
@@ -21,6 +20,7 @@ from ..layers import ConvDownsample, ConvMlp, Mlp
 from ..layers.resolution import HalvingConv
 from ..scans import Route, Scan2d
 from ..scans.routes import resolve_routes
+from ._cfg import imagenet_cfg, on_google_drive
 from ._checkpoint import match_one_route, rename, unwrapped
 from ._official import choose, refuse_unpublished
 from ._pyramid import Pyramid, Stage
@@ -386,33 +386,23 @@ def from_official_kwargs(
     }
 
 
-def _cfg(drive_file: str = "", **kwargs) -> dict:
-    return {
-        "url": "",
-        "description": f"weights: Google Drive file {drive_file}" if drive_file else None,
-        "num_classes": 1000,
-        "input_size": (3, 224, 224),
-        "pool_size": (7, 7),
-        "crop_pct": 0.875,
-        "interpolation": "bicubic",
-        "fixed_input_size": False,
-        "mean": IMAGENET_DEFAULT_MEAN,
-        "std": IMAGENET_DEFAULT_STD,
-        "first_conv": "stem.conv1.conv",
-        "classifier": ("head.fc", "head.fc_dist"),
-        "license": "mit",
-        "paper_ids": "arXiv:2407.13772",
-        "paper_name": "GroupMamba: Efficient Group-Based Visual State Space Model",
-        "origin_url": "https://github.com/Amshaker/GroupMamba",
+def _cfg(**kwargs) -> dict:
+    return imagenet_cfg(
+        first_conv="stem.conv1.conv",
+        classifier=("head.fc", "head.fc_dist"),
+        license="mit",
+        paper_ids="arXiv:2407.13772",
+        paper_name="GroupMamba: Efficient Group-Based Visual State Space Model",
+        origin_url="https://github.com/Amshaker/GroupMamba",
         **kwargs,
-    }
+    )
 
 
 default_cfgs = generate_default_cfgs(
     {
-        "groupmamba_tiny.in1k": _cfg("1TrYYs0uGZbja_2ONQLyfiNdp8C5ZYP1o"),
-        "groupmamba_small.in1k": _cfg("1vTN9ynDcsDuOVrcT9GcQ5nBSk-hXySlh"),
-        "groupmamba_base.in1k": _cfg("1A_srBeDYpsinU5W3PAEADu1saoz413EU"),
+        "groupmamba_tiny.in1k": _cfg(**on_google_drive("1TrYYs0uGZbja_2ONQLyfiNdp8C5ZYP1o")),
+        "groupmamba_small.in1k": _cfg(**on_google_drive("1vTN9ynDcsDuOVrcT9GcQ5nBSk-hXySlh")),
+        "groupmamba_base.in1k": _cfg(**on_google_drive("1A_srBeDYpsinU5W3PAEADu1saoz413EU")),
         "test_groupmamba.untrained": _cfg(input_size=(3, 64, 64), pool_size=(2, 2)),
     }
 )

@@ -11,13 +11,13 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 import torch
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import DropPath, calculate_drop_path_rates
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from torch import Tensor, nn
 
 from ..layers import DOWNSAMPLES, STEMS, Mlp
 from ..scans import Route, Scan2d
+from ._cfg import imagenet_cfg
 from ._checkpoint import rename, unwrapped
 from ._official import choose
 from ._pyramid import Pyramid, Stage
@@ -268,26 +268,17 @@ OFFICIAL_GATES = {"v0": True} | {
 OFFICIAL_DOWNSAMPLES = {"v1": "merge", "v3": "conv"}
 
 
-def _cfg(file: str = "", tag: str = "%23v2cls", **kwargs) -> dict:
+def _cfg(file: str = "", tag: str = "%23v2cls", first_conv: str = "stem.conv1", **kwargs) -> dict:
     releases = "https://github.com/MzeroMiko/VMamba/releases/download"
-    return {
-        "url": f"{releases}/{tag}/{file}" if file else "",
-        "num_classes": 1000,
-        "input_size": (3, 224, 224),
-        "pool_size": (7, 7),
-        "crop_pct": 0.875,
-        "interpolation": "bicubic",
-        "fixed_input_size": False,
-        "mean": IMAGENET_DEFAULT_MEAN,
-        "std": IMAGENET_DEFAULT_STD,
-        "first_conv": "stem.conv1",
-        "classifier": "head.fc",
-        "license": "mit",
-        "paper_ids": "arXiv:2401.10166",
-        "paper_name": "VMamba: Visual State Space Model",
-        "origin_url": "https://github.com/MzeroMiko/VMamba",
+    return imagenet_cfg(
+        url=f"{releases}/{tag}/{file}" if file else "",
+        first_conv=first_conv,
+        license="mit",
+        paper_ids="arXiv:2401.10166",
+        paper_name="VMamba: Visual State Space Model",
+        origin_url="https://github.com/MzeroMiko/VMamba",
         **kwargs,
-    }
+    )
 
 
 def _cfg_v0(file: str) -> dict:
