@@ -24,13 +24,14 @@ def imagenet_cfg(**kwargs) -> dict:
         "fixed_input_size": False,
         "mean": IMAGENET_DEFAULT_MEAN,
         "std": IMAGENET_DEFAULT_STD,
+        "classifier": "head.fc",
         **kwargs,
     }
 
 
-def on_drive(file: str) -> dict:
-    """What a configuration says of weights that lie on Google Drive, where no URL fetches them."""
-    return {"url": "", "description": DRIVE + file if file else None}
+def on_google_drive(file: str) -> dict:
+    """What a configuration says of weights that lie there alone, where no URL fetches them."""
+    return {"url": "", "description": DRIVE + file}
 
 
 def build(model_class: type[M], variant: str, pretrained: bool, **kwargs) -> M:

@@ -17,6 +17,7 @@ T = TypeVar("T")
 FAMILIES = {
     "vmamba": ("vmamba", "VMamba"),
     "spatial_mamba": ("spatial_mamba", "SpatialMamba"),
+    "groupmamba": ("groupmamba", "GroupMamba"),
     "vssd": ("vssd", "VSSD"),
 }
 

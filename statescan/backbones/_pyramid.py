@@ -207,6 +207,11 @@ class Pyramid(nn.Module):
         scales = ("A_log", "D", "dt_proj_bias", "dt_bias")
         return {name for name, _ in self.named_parameters() if name.endswith(scales)}
 
+    @torch.jit.ignore
+    def unused_parameters(self) -> set[str]:
+        """Parameters that checkpoints hold although no output depends on them."""
+        return set()
+
     def _load_from_state_dict(self, state_dict, prefix, *args):
         """Take the authors' checkpoints wherever weights are loaded, under any prefix."""
         own = {k: state_dict.pop(k) for k in list(state_dict) if k.startswith(prefix)}

@@ -5,15 +5,13 @@ Fusion, ICLR 2025, arXiv 2410.15091.
 Official code and weights: https://github.com/EdwardChasel/Spatial-Mamba (Apache-2.0).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
-import torch
 from timm.models import generate_default_cfgs, register_model
-from torch import Tensor, nn
 
 from ..scans import Route, Scan2d
-from ._build import build, imagenet_cfg, on_drive
-from ._mlla import MllaPyramid, from_official_names
+from ._build import build, imagenet_cfg, on_google_drive
+from ._mlla import MllaPyramid
 from ._official import refuse_unpublished
 
 __all__ = ["SpatialMamba"]
@@ -23,38 +21,38 @@ class SpatialMamba(MllaPyramid):
     """Spatial-Mamba image model, any image size.
 
     Args:
-        in_chans: channels of the image.
-        num_classes: classes of the head; 0 for none.
-        global_pool: pooling of the head.
         depths: blocks a stage.
         dims: channels a stage.
         d_state: states a channel.
         routes: scan routes, as in `Scan2d`.
         state_fusion: dilations of the kernels that fuse neighbouring states; empty for no fusion.
-        mlp_ratio: hidden width of the MLP as a multiple of the channels.
-        drop_rate: dropout before the classifier.
-        drop_path_rate: stochastic depth of the last block, rising linearly from 0.
-        out_norms: stages whose feature map gets a LayerNorm of its own; True for all.
-        device: where the parameters are made.
-        dtype: type of the parameters.
+        **pyramid: in_chans, num_classes, global_pool, mlp_ratio, drop_rate, drop_path_rate,
+            out_norms, device and dtype, as in `MllaPyramid`.
     """
+
+    OFFICIAL_BLOCK_NAMES = (
+        (r"\.ln_(\d)\.", r".norm\1."),
+        (r"\.self_attention\.", ".mixer."),
+        (r"\.mixer\.conv2d\.", ".mixer.conv."),
+        (r"\.mixer\.out_norm\.", ".mixer.norm."),
+        (r"\.mixer\.x_proj_weight$", ".mixer.s6.x_proj_weight"),
+        (r"\.mixer\.dt_projs_", ".mixer.s6.dt_proj_"),
+        (r"\.mixer\.A_logs$", ".mixer.s6.A_log"),
+        (r"\.mixer\.Ds$", ".mixer.s6.D"),
+        (r"\.state_fusion\.alpha$", ".s6.fusion.alpha"),
+        (r"\.state_fusion\.kernel_3$", ".s6.fusion.kernels.0"),
+        (r"\.state_fusion\.kernel_3_(\d)$", r".s6.fusion.kernels.\1"),
+    )
 
     def __init__(
         self,
-        in_chans: int = 3,
-        num_classes: int = 1000,
-        global_pool: str = "avg",
+        *,
         depths: Sequence[int] = (2, 4, 8, 4),
         dims: Sequence[int] = (64, 128, 256, 512),
         d_state: int = 1,
         routes: str | Sequence[str | Route] = "raster",
         state_fusion: Sequence[int] = (1, 3, 5),
-        mlp_ratio: float = 4.0,
-        drop_rate: float = 0.0,
-        drop_path_rate: float = 0.0,
-        out_norms: bool | Sequence[int] = False,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
+        **pyramid,
     ):
         def scan(stage: int, dim: int) -> Scan2d:
             return Scan2d(
@@ -67,48 +65,10 @@ class SpatialMamba(MllaPyramid):
                 state_fusion=state_fusion,
             )
 
-        super().__init__(
-            scan,
-            depths,
-            dims,
-            in_chans=in_chans,
-            num_classes=num_classes,
-            global_pool=global_pool,
-            mlp_ratio=mlp_ratio,
-            drop_rate=drop_rate,
-            drop_path_rate=drop_path_rate,
-            out_norms=out_norms,
-            device=device,
-            dtype=dtype,
-        )
-
-    @staticmethod
-    def checkpoint_filter_fn(state_dict: Mapping[str, Tensor], model: nn.Module) -> dict:
-        """`checkpoint_filter_fn` of this file, so that every way of loading weights passes it."""
-        return checkpoint_filter_fn(state_dict, model)
+        super().__init__(scan, depths, dims, **pyramid)
 
 
-def checkpoint_filter_fn(state_dict: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """The authors' state_dict under our names and shapes; ours is returned unchanged.
-
-    Takes the out-norms of detection backbones too. Nothing is dropped.
-    """
-    return from_official_names(state_dict, model, MIXER_NAMES)
-
-
-MIXER_NAMES = (
-    (r"\.ln_(\d)\.", r".norm\1."),
-    (r"\.self_attention\.", ".mixer."),
-    (r"\.mixer\.conv2d\.", ".mixer.conv."),
-    (r"\.mixer\.out_norm\.", ".mixer.norm."),
-    (r"\.mixer\.x_proj_weight$", ".mixer.s6.x_proj_weight"),
-    (r"\.mixer\.dt_projs_", ".mixer.s6.dt_proj_"),
-    (r"\.mixer\.A_logs$", ".mixer.s6.A_log"),
-    (r"\.mixer\.Ds$", ".mixer.s6.D"),
-    (r"\.state_fusion\.alpha$", ".s6.fusion.alpha"),
-    (r"\.state_fusion\.kernel_3$", ".s6.fusion.kernels.0"),
-    (r"\.state_fusion\.kernel_3_(\d)$", r".s6.fusion.kernels.\1"),
-)
+checkpoint_filter_fn = SpatialMamba.checkpoint_filter_fn
 
 
 def from_official_kwargs(
@@ -153,11 +113,9 @@ def from_official_kwargs(
     }
 
 
-def _cfg(drive_file: str = "", **kwargs) -> dict:
+def _cfg(**kwargs) -> dict:
     return imagenet_cfg(
-        **on_drive(drive_file),
         first_conv="stem.conv1.conv",
-        classifier="head.fc",
         license="apache-2.0",
         paper_ids="arXiv:2410.15091",
         paper_name="Spatial-Mamba: Effective Visual State Space Models via Structure-aware State"
@@ -169,9 +127,9 @@ def _cfg(drive_file: str = "", **kwargs) -> dict:
 
 default_cfgs = generate_default_cfgs(
     {
-        "spatial_mamba_tiny.in1k": _cfg("19kXoqGSTuKKs4AHbdUSrdKZTwTWenLIW"),
-        "spatial_mamba_small.in1k": _cfg("1Wb3sYoWLpgmWrmHMYKwdgDwGPZaqM28O"),
-        "spatial_mamba_base.in1k": _cfg("1k8dHp2QRCOqBSgAi36YkhZp_O8LqOPjM"),
+        "spatial_mamba_tiny.in1k": _cfg(**on_google_drive("19kXoqGSTuKKs4AHbdUSrdKZTwTWenLIW")),
+        "spatial_mamba_small.in1k": _cfg(**on_google_drive("1Wb3sYoWLpgmWrmHMYKwdgDwGPZaqM28O")),
+        "spatial_mamba_base.in1k": _cfg(**on_google_drive("1k8dHp2QRCOqBSgAi36YkhZp_O8LqOPjM")),
         "test_spatial_mamba.untrained": _cfg(input_size=(3, 64, 64), pool_size=(2, 2)),
     }
 )

@@ -273,7 +273,6 @@ def _cfg(file: str = "", tag: str = "%23v2cls", first_conv: str = "stem.conv1", 
     return imagenet_cfg(
         url=f"{releases}/{tag}/{file}" if file else "",
         first_conv=first_conv,
-        classifier="head.fc",
         license="mit",
         paper_ids="arXiv:2401.10166",
         paper_name="VMamba: Visual State Space Model",
@@ -392,5 +391,9 @@ def vmamba_nano(pretrained: bool = False, **kwargs) -> VMamba:
 @register_model
 def test_vmamba(pretrained: bool = False, **kwargs) -> VMamba:
     """The smallest VMamba, for tests."""
-    model = {"depths": (1, 1, 1, 1), "dims": (8, 16, 24, 32)}
-    return build(VMamba, "test_vmamba", pretrained, **{**model, **kwargs})
+    return build(
+        VMamba,
+        "test_vmamba",
+        pretrained,
+        **{**{"depths": (1, 1, 1, 1), "dims": (8, 16, 24, 32)}, **kwargs},
+    )

@@ -7,7 +7,7 @@ Official weights: https://huggingface.co/YuhengSSS/VSSD.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ..kernels import noncausal_ssd
 from ..kernels.linear import Linear
 from ._build import build, imagenet_cfg
-from ._mlla import MllaPyramid, from_official_names
+from ._mlla import MllaPyramid
 from ._official import choose, refuse_unpublished
 
 __all__ = ["VSSD", "NonCausalSSD"]
@@ -100,40 +100,33 @@ class VSSD(MllaPyramid):
     """VSSD image model, any image size.
 
     Args:
-        in_chans: channels of the image.
-        num_classes: classes of the head; 0 for none.
-        global_pool: pooling of the head.
         depths: blocks a stage.
         dims: channels a stage.
         heads: heads a stage.
         mixers: token mixer a stage, "ssd" or "attention".
         d_state: states a channel.
         expand: inner width of non-causal SSD as a multiple of the channels.
-        mlp_ratio: hidden width of the MLP as a multiple of the channels.
-        drop_rate: dropout before the classifier.
-        drop_path_rate: stochastic depth of the last block, rising linearly from 0.
-        out_norms: stages whose feature map gets a LayerNorm of its own; True for all.
-        device: where the parameters are made.
-        dtype: type of the parameters.
+        **pyramid: in_chans, num_classes, global_pool, mlp_ratio, drop_rate, drop_path_rate,
+            out_norms, device and dtype, as in `MllaPyramid`.
     """
+
+    OFFICIAL_BLOCK_NAMES = (
+        (r"\.attn\.", ".mixer."),
+        (r"\.mixer\.conv2d\.", ".mixer.conv."),
+        (r"\.mixer\.to_qkv\.", ".mixer.qkv."),
+        (r"\.mixer\.to_out\.", ".mixer.proj."),
+    )
 
     def __init__(
         self,
-        in_chans: int = 3,
-        num_classes: int = 1000,
-        global_pool: str = "avg",
+        *,
         depths: Sequence[int] = (2, 4, 8, 4),
         dims: Sequence[int] = (64, 128, 256, 512),
         heads: Sequence[int] = (2, 4, 8, 16),
         mixers: Sequence[str] = ("ssd", "ssd", "ssd", "attention"),
         d_state: int = 64,
         expand: float = 2.0,
-        mlp_ratio: float = 4.0,
-        drop_rate: float = 0.0,
-        drop_path_rate: float = 0.0,
-        out_norms: bool | Sequence[int] = False,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
+        **pyramid,
     ):
         kinds = [choose("mixers", name, {"ssd": 0, "attention": 1}) for name in mixers]
 
@@ -142,41 +135,10 @@ class VSSD(MllaPyramid):
                 return MapAttention(dim, heads[stage])
             return NonCausalSSD(dim, heads=heads[stage], d_state=d_state, expand=expand)
 
-        super().__init__(
-            mixer,
-            depths,
-            dims,
-            in_chans=in_chans,
-            num_classes=num_classes,
-            global_pool=global_pool,
-            mlp_ratio=mlp_ratio,
-            drop_rate=drop_rate,
-            drop_path_rate=drop_path_rate,
-            out_norms=out_norms,
-            device=device,
-            dtype=dtype,
-        )
-
-    @staticmethod
-    def checkpoint_filter_fn(state_dict: Mapping[str, Tensor], model: nn.Module) -> dict:
-        """`checkpoint_filter_fn` of this file, so that every way of loading weights passes it."""
-        return checkpoint_filter_fn(state_dict, model)
+        super().__init__(mixer, depths, dims, **pyramid)
 
 
-def checkpoint_filter_fn(state_dict: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """The authors' state_dict under our names; ours is returned unchanged.
-
-    Takes the out-norms of detection backbones too. Nothing is dropped.
-    """
-    return from_official_names(state_dict, model, MIXER_NAMES)
-
-
-MIXER_NAMES = (
-    (r"\.attn\.", ".mixer."),
-    (r"\.mixer\.conv2d\.", ".mixer.conv."),
-    (r"\.mixer\.to_qkv\.", ".mixer.qkv."),
-    (r"\.mixer\.to_out\.", ".mixer.proj."),
-)
+checkpoint_filter_fn = VSSD.checkpoint_filter_fn
 
 
 def from_official_kwargs(
@@ -246,7 +208,6 @@ def _cfg(file: str = "", **kwargs) -> dict:
         hf_hub_id="YuhengSSS/VSSD" if file else None,
         hf_hub_filename=file or None,
         first_conv="stem.conv1.conv",
-        classifier="head.fc",
         license="unstated",
         paper_ids="arXiv:2407.18559",
         paper_name="VSSD: Vision Mamba with Non-Causal State Space Duality",

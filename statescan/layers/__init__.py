@@ -1,5 +1,6 @@
 """Layers that two or more families share."""
 
+from .conv_mlp import ConvMlp
 from .mlla import InvertedDownsample, MllaBlock, PositionEncoding, ResidualStem
 from .mlp import Mlp
 from .resolution import DOWNSAMPLES, STEMS, ConvDownsample, ConvStem, PatchMerging, PatchStem
@@ -8,6 +9,7 @@ __all__ = [
     "DOWNSAMPLES",
     "STEMS",
     "ConvDownsample",
+    "ConvMlp",
     "ConvStem",
     "InvertedDownsample",
     "MllaBlock",

@@ -1,0 +1,28 @@
+"""The perceptron with a depthwise convolution inside, of PVTv2."""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..kernels.linear import Linear
+
+
+class ConvMlp(nn.Module):
+    """Linear, 3x3 depthwise convolution, GELU, linear: (B, H, W, C) → (B, H, W, C).
+
+    Args:
+        dim: channels C.
+        hidden: channels in between.
+
+    Source: PVTv2, arXiv 2106.13797.
+    """
+
+    def __init__(self, dim: int, hidden: int):
+        super().__init__()
+        self.fc1 = Linear(dim, hidden)
+        self.conv = nn.Conv2d(hidden, hidden, 3, padding=1, groups=hidden)
+        self.fc2 = Linear(hidden, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Mix the channels of x (B, H, W, C), and neighbours."""
+        x = self.conv(self.fc1(x).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        return self.fc2(F.gelu(x))
