@@ -14,7 +14,10 @@ from ..errors import nearest
 T = TypeVar("T")
 
 # family: (its file, its model class)
-FAMILIES = {"vmamba": ("vmamba", "VMamba")}
+FAMILIES = {
+    "vmamba": ("vmamba", "VMamba"),
+    "vim": ("vim", "Vim"),
+}
 
 
 def choose(name: str, value: Any, choices: Mapping[Any, T]) -> T:
@@ -64,7 +67,7 @@ def from_official(
 
 def out_norms_in(state_dict: Mapping[str, Tensor]) -> list[int]:
     """The stages that a detection or segmentation backbone normalises, by the authors' names."""
-    matches = (re.fullmatch(r"outnorm(\d+)\.weight", key) for key in state_dict)
+    matches = (re.fullmatch(r"(?:outnorm_?|norm_layer)(\d+)\.weight", key) for key in state_dict)
     return sorted(int(match[1]) for match in matches if match)
 
 

@@ -131,14 +131,6 @@ class VMamba(Pyramid):
             self.init_weights(init_std)
         self.to(dtype=dtype)
 
-    def init_weights(self, std: float | None = 0.02) -> None:
-        """Linear layers from a truncated normal; None takes a deviation of 1/√inputs."""
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.trunc_normal_(module.weight, std=std or module.in_features**-0.5)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
-
     @staticmethod
     def checkpoint_filter_fn(state_dict: Mapping[str, Tensor], model: nn.Module) -> dict:
         """`checkpoint_filter_fn` of this file, so that every way of loading weights passes it."""
