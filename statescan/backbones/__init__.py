@@ -4,6 +4,7 @@ from ._checkpoint import read_checkpoint, read_plain
 from ._official import from_official, list_models, load_official, out_norms_in
 from .groupmamba import GroupMamba
 from .spatial_mamba import SpatialMamba
+from .vim import Vim
 from .vmamba import VMamba
 from .vssd import VSSD
 
@@ -12,6 +13,7 @@ __all__ = [
     "GroupMamba",
     "SpatialMamba",
     "VMamba",
+    "Vim",
     "from_official",
     "list_models",
     "load_official",

@@ -42,7 +42,7 @@ def build(model_class: type[M], variant: str, pretrained: bool, **kwargs) -> M:
     """
     if pretrained:
         _refuse_unfetchable(variant, kwargs)
-    kwargs.setdefault("feature_cfg", {"out_indices": (0, 1, 2, 3), "feature_cls": "getter"})
+    kwargs.setdefault("feature_cfg", {"out_indices": 4, "feature_cls": "getter"})  # the last four
     filter_fn = unwrapped(model_class.checkpoint_filter_fn)
     return build_model_with_cfg(
         model_class, variant, pretrained, pretrained_filter_fn=filter_fn, **kwargs

@@ -88,6 +88,18 @@ def rename(state_dict: Mapping[str, Tensor], rules: Sequence[tuple[str, str]]) -
     return renamed
 
 
+def stack_numbered(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors named `key/0`, `key/1`, ... as one tensor `key`, the others as they are."""
+    stacked, parts = {}, {}
+    for name, value in state_dict.items():
+        key, slash, number = name.partition("/")
+        if slash:
+            parts.setdefault(key, {})[int(number)] = value
+        else:
+            stacked[key] = value
+    return stacked | {k: torch.stack([v[i] for i in sorted(v)]) for k, v in parts.items()}
+
+
 def check_foreign(state_dict: Mapping[str, Tensor], model: nn.Module) -> None:
     """Refuse weights of another model in one sentence instead of a page of key names."""
     if not state_dict.keys() & model.state_dict().keys():

@@ -3,7 +3,9 @@
 from .conv_mlp import ConvMlp
 from .mlla import InvertedDownsample, MllaBlock, PositionEncoding, ResidualStem
 from .mlp import Mlp
+from .patches import PatchEmbed, pad_to_patches, patch_grid, resample_positions
 from .resolution import DOWNSAMPLES, STEMS, ConvDownsample, ConvStem, PatchMerging, PatchStem
+from .rope import rotary_table
 
 __all__ = [
     "DOWNSAMPLES",
@@ -14,8 +16,13 @@ __all__ = [
     "InvertedDownsample",
     "MllaBlock",
     "Mlp",
+    "PatchEmbed",
     "PatchMerging",
     "PatchStem",
     "PositionEncoding",
     "ResidualStem",
+    "pad_to_patches",
+    "patch_grid",
+    "resample_positions",
+    "rotary_table",
 ]

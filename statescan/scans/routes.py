@@ -216,6 +216,22 @@ class Flip(_Made):
         return _with_blank(_grid(H, W).flip(self.axis))[self.route(H, W)]
 
 
+@dataclass(frozen=True, repr=False)
+class ClassToken(_Made):
+    """The same route over a class token and the grid, numbered 0 and from 1 on.
+
+    The token is visited after H·W // 2 steps (Vim, arXiv 2401.09417). The blank token's number
+    stays the one behind all others, here H·W + 1.
+    """
+
+    route: Route
+
+    def __call__(self, H: int, W: int) -> Tensor:
+        """The table of a class token and an H×W grid."""
+        before, after = self.route(H, W).add(1).tensor_split([H * W // 2])
+        return torch.cat([before, before.new_zeros(1), after])
+
+
 def _with_blank(positions: Tensor) -> Tensor:
     """A lookup table that maps the blank token to itself."""
     return F.pad(positions.flatten(), (0, 1), value=positions.numel())

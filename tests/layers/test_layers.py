@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from statescan.layers import Mlp
+from statescan.layers import Mlp, PatchEmbed, patch_grid, resample_positions, rotary_table
 from statescan.layers.resolution import HalvingConv
 
 
@@ -38,3 +38,37 @@ def test_mlp_runs_what_is_put_in_place_of_its_first_layer():
     torch.testing.assert_close(mlp(x), want)
     with torch.no_grad():
         torch.testing.assert_close(mlp(x), want.detach())
+
+
+@pytest.mark.parametrize("stride", [4, 8], ids=["overlapping", "apart"])
+@pytest.mark.parametrize("size", [(1, 1), (3, 70), (8, 12), (9, 13), (24, 16)], ids=str)
+def test_patches_cover_every_pixel(size, stride):
+    """Where whole patches fit they are the plain convolution, elsewhere zeros fill them."""
+    embed = PatchEmbed(3, 5, 8, stride).double()
+    x = torch.randn(2, 3, *size, dtype=torch.float64, requires_grad=True)
+    y = embed(x)
+    assert y.shape == (2, *patch_grid(size, 8, stride), 5)
+    full = F.conv2d(F.pad(x, (0, 8, 0, 8)), embed.proj.weight, embed.proj.bias, stride=stride)
+    torch.testing.assert_close(y, full.permute(0, 2, 3, 1)[:, : y.shape[1], : y.shape[2]])
+    y.sum().backward()
+    assert (x.grad.abs().amax((0, 1)) > 0).all()
+    fewer = (side - 1 for side in patch_grid(size, 8, stride))
+    assert all((n - 1) * stride + 8 < side or n == 0 for n, side in zip(fewer, size, strict=True))
+
+
+def test_positions_are_resampled_as_an_image():
+    table = torch.randn(1, 24, 2)
+    assert resample_positions(table, (4, 6), (4, 6)) is table
+    grid = table.view(1, 4, 6, 2).permute(0, 3, 1, 2)
+    want = F.interpolate(grid, (2, 12), mode="bicubic", align_corners=False)
+    got = resample_positions(table, (4, 6), (2, 12)).view(1, 2, 12, 2)
+    torch.testing.assert_close(got, want.permute(0, 2, 3, 1))
+
+
+def test_rotary_angles():
+    sin, cos = rotary_table(8, 2, 3, 6)[0].view(2, 3, 16).chunk(2, dim=-1)
+    angles = torch.tensor([3.0, 3.0, 0.03, 0.03, 4.0, 4.0, 0.04, 0.04])  # row 1 of 2, column 2 of 3
+    torch.testing.assert_close(sin[1, 2], angles.sin())
+    torch.testing.assert_close(cos[1, 2], angles.cos())
+    with pytest.raises(ValueError, match="dim is 6, expected a multiple of 4"):
+        rotary_table(6, 2, 2, 14)

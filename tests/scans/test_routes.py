@@ -13,6 +13,7 @@ from torch._subclasses import FakeTensorMode
 from statescan.scans import ROUTE_SETS, routes
 from statescan.scans.routes import (
     Atrous,
+    ClassToken,
     Flip,
     Reverse,
     Transpose,
@@ -187,6 +188,18 @@ def test_blank_token_is_announced():
     assert uses_blank(Reverse(Windowed(2, pad=True)))
     assert not uses_blank(Reverse(Windowed(2)))
     assert not uses_blank(raster)
+
+
+def test_class_token_is_visited_halfway():
+    assert ClassToken(column)(3, 3).tolist() == [1, 4, 7, 2, 0, 5, 8, 3, 6, 9]
+    assert Reverse(ClassToken(raster))(1, 3).tolist() == [3, 2, 0, 1]
+    assert ClassToken(Reverse(raster))(1, 3).tolist() == [3, 0, 2, 1]
+    assert ClassToken(Windowed(2, pad=True))(1, 3).tolist() == [1, 0, 2, 4, 4, 3, 4, 4, 4]
+    assert uses_blank(ClassToken(Windowed(2, pad=True)))
+    for H, W in SIZES:
+        table = ClassToken(spiral)(H, W)
+        assert torch.equal(table.sort().values, torch.arange(H * W + 1))
+        assert table[H * W // 2] == 0
 
 
 def test_cross_is_vmambas_order():
