@@ -1,5 +1,6 @@
 """Layers that two or more families share."""
 
+from .bi_attention import AttentiveSum, BiAttention
 from .conv_mlp import ConvMlp
 from .mlla import InvertedDownsample, MllaBlock, PositionEncoding, ResidualStem
 from .mlp import Mlp
@@ -8,6 +9,8 @@ from .resolution import DOWNSAMPLES, STEMS, ConvDownsample, ConvStem, PatchMergi
 __all__ = [
     "DOWNSAMPLES",
     "STEMS",
+    "AttentiveSum",
+    "BiAttention",
     "ConvDownsample",
     "ConvMlp",
     "ConvStem",

@@ -16,6 +16,7 @@ VARIANTS = {
         *("vmamba_tiny_s1l8", "vmamba_small_s1l20", "vmamba_base_s1l20"),
     ],
     "spatial_mamba": ["spatial_mamba_tiny", "spatial_mamba_small", "spatial_mamba_base"],
+    "localvmamba": ["localvmamba_tiny", "localvmamba_small"],
     "groupmamba": ["groupmamba_tiny", "groupmamba_small", "groupmamba_base"],
     "vssd": ["vssd_micro", "vssd_tiny", "vssd_small", "vssd_base"],
 }
@@ -34,8 +35,8 @@ def relative_error(got, want):
     return ((got - want).abs().max() / want.abs().max()).item()
 
 
-def official_model(case):
-    weights = case.group("sd.") | case.group("bb.")
+def official_model(case, *prefixes):
+    weights = {k: v for prefix in prefixes for k, v in case.group(prefix).items()}
     model = statescan.from_official(case.family, case.kwargs, weights)
     MISTAKES.get(case.family, lambda model: None)(model)
     return model
@@ -45,7 +46,7 @@ def official_model(case):
 @pytest.mark.parametrize("name", case_names(VARIANTS))
 def test_logits_maps_and_gradients(name, dtype):
     case = load_case(name)
-    model = official_model(case).eval().to(dtype)
+    model = official_model(case, "sd.", "bb.").eval().to(dtype)
     x = case.tensors["x"].to(dtype, copy=True).requires_grad_()
     logits = model(x)
     maps = model.forward_intermediates(x, intermediates_only=True)
@@ -75,7 +76,7 @@ def test_logits_maps_and_gradients(name, dtype):
 @torch.no_grad()
 def test_maps_without_out_norms(name):
     case = load_case(name)
-    model = statescan.from_official(case.family, case.kwargs, case.group("sd.")).eval()
+    model = official_model(case, "sd.").eval()
     maps = model.forward_intermediates(case.tensors["x"], intermediates_only=True)
     for i, feature in enumerate(maps):
         # Where there are no out-norms, the fixture has the maps only once.
@@ -97,7 +98,9 @@ def test_published_variant_fits_key_for_key(family, name, variant):
 @pytest.mark.parametrize(("family", "name", "variant"), NAMED_VARIANTS)
 def test_pretrained_points_at_the_published_file(family, name, variant):
     cfg = timm.create_model(name, device="meta").pretrained_cfg
-    if variant["checkpoint_url_name"]:
+    if "retraining" in (variant["checkpoint_url_name"] or ""):
+        assert not cfg.get("url")  # named, but never published
+    elif variant["checkpoint_url_name"]:
         file = cfg["hf_hub_filename"] if "hf_hub_id" in cfg else cfg["url"].rpartition("/")[2]
         assert file == variant["checkpoint_url_name"]
     else:
