@@ -226,7 +226,8 @@ class Flip(_Made):
 
 def _with_blank(positions: Tensor) -> Tensor:
     """A lookup table that maps the blank token to itself."""
-    return F.pad(positions.flatten(), (0, 1), value=positions.numel())
+    blank = torch.arange(1) + positions.numel()  # as a padding value, a symbolic size were constant
+    return torch.cat([positions.flatten(), blank])
 
 
 def uses_blank(route: Route) -> bool:
@@ -311,8 +312,8 @@ def route_table(
     """The tables of K routes as one, (K, T) int32; shorter routes end in -1, "no step".
 
     Tables are kept for the next call with the same arguments: do not write to them. While a graph
-    is traced they are part of the graph instead, for symbolic H and W too where the routes are
-    those of "cross" or windows.
+    is traced they are part of the graph instead, for symbolic H and W too unless a route is hilbert
+    or atrous.
 
     Raises:
         ValueError: if the grid is empty.

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from statescan.layers import Mlp
+from statescan.layers import AttentiveSum, BiAttention, Mlp, PatchMerging
 from statescan.layers.resolution import HalvingConv
 
 
@@ -38,3 +38,27 @@ def test_mlp_runs_what_is_put_in_place_of_its_first_layer():
     torch.testing.assert_close(mlp(x), want)
     with torch.no_grad():
         torch.testing.assert_close(mlp(x), want.detach())
+
+
+def test_bi_attention_weighs_every_map_by_itself():
+    """With and without a dimension of routes between grid and channels."""
+    layer, merge = BiAttention(16).double(), AttentiveSum(16).double()
+    merge.load_state_dict(layer.state_dict())
+    y = torch.randn(2, 5, 3, 4, 16, dtype=torch.float64)
+    weights = torch.sigmoid(
+        layer.fc2(F.gelu(layer.fc1(F.layer_norm(y, (16,)).flatten(1, 2).mean(1))))
+    )
+    want = y * weights[:, None, None]
+    torch.testing.assert_close(layer(y), want)
+    torch.testing.assert_close(layer(y[..., 1, :]), want[..., 1, :])
+    torch.testing.assert_close(merge(y), want.sum(3))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 6), (7, 4), (8, 9)], ids=str)
+def test_patch_merging_reads_blocks_column_by_column(size):
+    layer = PatchMerging(3, 6)
+    H, W = size
+    x = torch.randn(2, H, W, 3)
+    padded = F.pad(x, (0, 0, 0, W % 2, 0, H % 2))
+    block = torch.cat([padded[:, h::2, w::2] for w in (0, 1) for h in (0, 1)], dim=-1)
+    torch.testing.assert_close(layer(x), layer.reduction(layer.norm(block)))
