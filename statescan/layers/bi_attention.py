@@ -15,8 +15,8 @@ class BiAttention(nn.Module):
         dim: channels C.
         ratio: width in between as a share of the channels.
 
-    Source: LocalMamba, arXiv 2403.09338, section 4.3, of which the authors' code keeps the
-    attention over channels.
+    Source: LocalMamba, arXiv 2403.09338; the paper's attention over positions is not in the authors'
+    code.
     """
 
     def __init__(self, dim: int, ratio: float = 0.125):
