@@ -3,6 +3,7 @@
 from ._checkpoint import read_checkpoint, read_plain
 from ._official import from_official, list_models, load_official, out_norms_in
 from .groupmamba import GroupMamba
+from .localvmamba import LocalVMamba
 from .spatial_mamba import SpatialMamba
 from .vim import Vim
 from .vmamba import VMamba
@@ -11,6 +12,7 @@ from .vssd import VSSD
 __all__ = [
     "VSSD",
     "GroupMamba",
+    "LocalVMamba",
     "SpatialMamba",
     "VMamba",
     "Vim",

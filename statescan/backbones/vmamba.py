@@ -17,6 +17,8 @@ from torch import Tensor, nn
 
 from ..layers import DOWNSAMPLES, STEMS, Mlp
 from ..scans import Route, Scan2d
+from ..scans.parameters import Merge
+from ..scans.routes import routes_by_block
 from ._build import build, imagenet_cfg
 from ._checkpoint import rename
 from ._official import choose
@@ -59,7 +61,8 @@ class VMamba(Pyramid):
         d_state: states a channel.
         expand: inner width of the scan as a multiple of the channels.
         dt_rank: rank of dt; "auto" is ceil(channels / 16).
-        routes: scan routes, as in `Scan2d`.
+        routes: scan routes, as in `Scan2d`; or a sequence of such sequences, one for each block.
+        merge: how the routes' outputs are merged, as in `Scan2d`.
         recurrence: what scans, as in `Scan2d`; "2dmamba" makes 2DVMamba (arXiv 2412.00678).
         gate: whether the scan's output is gated.
         conv_bias: whether the scan's convolution has a bias.
@@ -85,7 +88,8 @@ class VMamba(Pyramid):
         d_state: int = 1,
         expand: float = 1.0,
         dt_rank: int | str = "auto",
-        routes: str | Sequence[str | Route] = "cross",
+        routes: str | Sequence[str | Route] | Sequence[Sequence[str | Route]] = "cross",
+        merge: str | Merge = "sum",
         recurrence: str = "s6",
         gate: bool = False,
         conv_bias: bool = False,
@@ -103,17 +107,23 @@ class VMamba(Pyramid):
             "d_state": d_state,
             "expand": expand,
             "dt_rank": dt_rank,
-            "routes": routes,
+            "merge": merge,
             "recurrence": recurrence,
             "gate": gate,
             "conv_bias": conv_bias,
         }
+        by_block = iter(routes_by_block(routes, sum(depths)))
         drop_paths = calculate_drop_path_rates(drop_path_rate, depths, stagewise=True)
         with torch.device(device or torch.get_default_device()):
             halve = [None, *(DOWNSAMPLES[downsample](a, b) for a, b in pairwise(dims))]
             stages = [
                 Stage(
-                    (VMambaBlock(dim, mlp_ratio=mlp_ratio, drop_path=p, **scan) for p in rates),
+                    [
+                        VMambaBlock(
+                            dim, mlp_ratio=mlp_ratio, drop_path=p, routes=next(by_block), **scan
+                        )
+                        for p in rates
+                    ],
                     downsample=down,
                 )
                 for dim, rates, down in zip(dims, drop_paths, halve, strict=True)
@@ -302,7 +312,7 @@ default_cfgs = generate_default_cfgs(
 )
 
 
-def _v0(depth: int, dim: int) -> dict:
+def first_version(depth: int, dim: int) -> dict:
     """The first version: 16 states, gated, no MLP, patch stem and merging."""
     return {
         "depths": (2, 2, depth, 2),
@@ -326,19 +336,19 @@ def _v2(depth: int, dim: int, expand: float) -> dict:
 @register_model
 def vmamba_v0_tiny(pretrained: bool = False, **kwargs) -> VMamba:
     """VMamba-T, first version: 22.9 M parameters, 82.2 % top-1 as published."""
-    return build(VMamba, "vmamba_v0_tiny", pretrained, **{**_v0(9, 96), **kwargs})
+    return build(VMamba, "vmamba_v0_tiny", pretrained, **{**first_version(9, 96), **kwargs})
 
 
 @register_model
 def vmamba_v0_small(pretrained: bool = False, **kwargs) -> VMamba:
     """VMamba-S, first version: 44.4 M parameters, 83.5 % top-1 as published."""
-    return build(VMamba, "vmamba_v0_small", pretrained, **{**_v0(27, 96), **kwargs})
+    return build(VMamba, "vmamba_v0_small", pretrained, **{**first_version(27, 96), **kwargs})
 
 
 @register_model
 def vmamba_v0_base(pretrained: bool = False, **kwargs) -> VMamba:
     """VMamba-B, first version: 76.3 M parameters, 83.7 % top-1 as published."""
-    return build(VMamba, "vmamba_v0_base", pretrained, **{**_v0(27, 128), **kwargs})
+    return build(VMamba, "vmamba_v0_base", pretrained, **{**first_version(27, 128), **kwargs})
 
 
 @register_model

@@ -1,5 +1,6 @@
 """Layers that two or more families share."""
 
+from .bi_attention import AttentiveSum, BiAttention
 from .conv_mlp import ConvMlp
 from .mlla import InvertedDownsample, MllaBlock, PositionEncoding, ResidualStem
 from .mlp import Mlp
@@ -10,6 +11,8 @@ from .rope import rotary_table
 __all__ = [
     "DOWNSAMPLES",
     "STEMS",
+    "AttentiveSum",
+    "BiAttention",
     "ConvDownsample",
     "ConvMlp",
     "ConvStem",

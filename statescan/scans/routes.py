@@ -172,10 +172,18 @@ class Windowed(_Made):
     def __call__(self, H: int, W: int) -> Tensor:
         """The table of an H×W grid."""
         if self.pad:
-            windows = _padded_grid(H, W, self.size).unfold(0, self.size, self.size)
-            return windows.unfold(1, self.size, self.size).flatten()
+            return self._filled(H, W)
         h, w = _coordinates(H, W)
         return _in_order_of(h // self.size * W + w // self.size)
+
+    def _filled(self, H: int, W: int) -> Tensor:
+        """The table with blanks, computed step by step, since H and W may be symbolic."""
+        rows, columns = -(-H // self.size), -(-W // self.size)
+        step = torch.arange(rows * columns * self.size**2)
+        window, inside = step // self.size**2, step % self.size**2
+        h = window // columns * self.size + inside // self.size
+        w = window % columns * self.size + inside % self.size
+        return torch.where((h < H) & (w < W), h * W + w, H * W)
 
 
 @dataclass(frozen=True, repr=False)
@@ -234,7 +242,8 @@ class ClassToken(_Made):
 
 def _with_blank(positions: Tensor) -> Tensor:
     """A lookup table that maps the blank token to itself."""
-    return F.pad(positions.flatten(), (0, 1), value=positions.numel())
+    blank = torch.arange(1) + positions.numel()  # as a padding value, a symbolic size were constant
+    return torch.cat([positions.flatten(), blank])
 
 
 def uses_blank(route: Route) -> bool:
@@ -296,14 +305,31 @@ def resolve_routes(routes: str | Route | Sequence[str | Route]) -> tuple[Route, 
     return resolved
 
 
+def routes_by_block(
+    routes: str | Route | Sequence[str | Route] | Sequence[Sequence[str | Route]], blocks: int
+) -> Sequence[str | Route | Sequence[str | Route]]:
+    """Routes of every block of a model: the same for all, or those of a sequence of sequences.
+
+    Raises:
+        ValueError: if that sequence is not as long as the model.
+    """
+    if callable(routes) or not routes or not all(isinstance(part, list | tuple) for part in routes):
+        return [routes] * blocks
+    if len(routes) != blocks:
+        raise ValueError(
+            f"routes has {len(routes)} parts, expected one for each of {blocks} blocks"
+        )
+    return routes
+
+
 def route_table(
     routes: tuple[Route, ...], H: int, W: int, device: torch.device | str | None = None
 ) -> Tensor:
     """The tables of K routes as one, (K, T) int32; shorter routes end in -1, "no step".
 
     Tables are kept for the next call with the same arguments: do not write to them. While a graph
-    is traced they are part of the graph instead, for symbolic H and W too where the routes are
-    those of "cross".
+    is traced they are part of the graph instead, for symbolic H and W too unless a route is hilbert
+    or atrous.
 
     Raises:
         ValueError: if the grid is empty.

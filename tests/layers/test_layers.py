@@ -5,7 +5,16 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from statescan.layers import Mlp, PatchEmbed, patch_grid, resample_positions, rotary_table
+from statescan.layers import (
+    AttentiveSum,
+    BiAttention,
+    Mlp,
+    PatchEmbed,
+    PatchMerging,
+    patch_grid,
+    resample_positions,
+    rotary_table,
+)
 from statescan.layers.resolution import HalvingConv
 
 
@@ -72,3 +81,27 @@ def test_rotary_angles():
     torch.testing.assert_close(cos[1, 2], angles.cos())
     with pytest.raises(ValueError, match="dim is 6, expected a multiple of 4"):
         rotary_table(6, 2, 2, 14)
+
+
+def test_bi_attention_weighs_every_map_by_itself():
+    """With and without a dimension of routes between grid and channels."""
+    layer, merge = BiAttention(16).double(), AttentiveSum(16).double()
+    merge.load_state_dict(layer.state_dict())
+    y = torch.randn(2, 5, 3, 4, 16, dtype=torch.float64)
+    weights = torch.sigmoid(
+        layer.fc2(F.gelu(layer.fc1(F.layer_norm(y, (16,)).flatten(1, 2).mean(1))))
+    )
+    want = y * weights[:, None, None]
+    torch.testing.assert_close(layer(y), want)
+    torch.testing.assert_close(layer(y[..., 1, :]), want[..., 1, :])
+    torch.testing.assert_close(merge(y), want.sum(3))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 6), (7, 4), (8, 9)], ids=str)
+def test_patch_merging_reads_blocks_column_by_column(size):
+    layer = PatchMerging(3, 6)
+    H, W = size
+    x = torch.randn(2, H, W, 3)
+    padded = F.pad(x, (0, 0, 0, W % 2, 0, H % 2))
+    block = torch.cat([padded[:, h::2, w::2] for w in (0, 1) for h in (0, 1)], dim=-1)
+    torch.testing.assert_close(layer(x), layer.reduction(layer.norm(block)))

@@ -304,15 +304,26 @@ def test_no_device_means_the_default_one():
 
 
 class Tables(torch.nn.Module):
+    def __init__(self, routes):
+        super().__init__()
+        self.routes = resolve_routes(routes)
+
     def forward(self, x):
-        return route_table(resolve_routes("cross"), x.shape[0], x.shape[1]) + 0
+        return route_table(self.routes, x.shape[0], x.shape[1]) + 0
 
 
-def test_exports_with_any_height_and_width():
+FILLED = (column, Windowed(2, pad=True), Reverse(Windowed(7, pad=True)))
+SIZELESS = [name for name in ROUTE_SETS if name not in ("hilbert", "atrous")]
+
+
+@pytest.mark.parametrize("routes", [*SIZELESS, pytest.param(FILLED, id="filled")])
+def test_exports_with_any_height_and_width(routes):
+    """Which of the filled windows makes the longest route depends on the size."""
     H, W = torch.export.Dim("H", min=2, max=512), torch.export.Dim("W", min=2, max=512)
-    program = torch.export.export(Tables(), (torch.zeros(5, 4),), dynamic_shapes=({0: H, 1: W},))
-    for size in [(5, 4), (2, 9), (17, 13)]:
-        want = route_table(resolve_routes("cross"), *size)
+    tables, sizes = Tables(routes), ({0: H, 1: W},)
+    program = torch.export.export(tables, (torch.zeros(5, 4),), dynamic_shapes=sizes)
+    for size in [(5, 4), (2, 9), (17, 13), (7, 7), (14, 14)]:
+        want = route_table(tables.routes, *size)
         assert torch.equal(program.module()(torch.zeros(size)), want)
 
 

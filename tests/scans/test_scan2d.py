@@ -119,6 +119,15 @@ class Weighted(nn.Module):
         return y[..., 0, :] - 2 * y[..., 1, :]
 
 
+class Scaled(nn.Module):
+    def __init__(self, dim):
+        super().__init__()
+        self.dim = dim
+
+    def forward(self, y):
+        return self.dim * y.sum(3)
+
+
 def test_merges():
     x = image(2, 3, 4, 6)
     apart = s6_written_out(make(S6, 6, routes=(raster, column)), x)
@@ -126,6 +135,7 @@ def test_merges():
         ("sum", apart.sum(3)),
         ("mean", apart.mean(3)),
         (Weighted(), apart[..., 0, :] - 2 * apart[..., 1, :]),
+        (Scaled, 6 * apart.sum(3)),
     ]:
         s6 = make(S6, 6, routes=(raster, column), merge=merge)
         torch.testing.assert_close(s6(x), want, rtol=1e-10, atol=1e-10)
