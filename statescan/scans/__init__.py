@@ -1,6 +1,7 @@
 """Scan routes as data, and the modules that scan along them."""
 
 from . import routes
+from .parameters import SelectiveParameters
 from .recurrences import V2M, Mamba2D, TwoDMamba
 from .routes import ROUTE_SETS, Route
 from .scan2d import S6, Scan2d
@@ -14,6 +15,7 @@ __all__ = [
     "Mamba2D",
     "Route",
     "Scan2d",
+    "SelectiveParameters",
     "TokenScan",
     "TwoDMamba",
     "routes",

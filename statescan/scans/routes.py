@@ -116,7 +116,7 @@ def _coordinates(H: int, W: int) -> tuple[Tensor, Tensor]:
 
 def _padded_grid(H: int, W: int, multiple: int) -> Tensor:
     """The positions, padded right and at the bottom with the blank token H·W."""
-    return F.pad(_grid(H, W), (0, -W % multiple, 0, -H % multiple), value=H * W)
+    return F.pad(_grid(H, W) - H * W, (0, -W % multiple, 0, -H % multiple)) + H * W
 
 
 def _in_order_of(key: Tensor) -> Tensor:
@@ -172,10 +172,19 @@ class Windowed(_Made):
     def __call__(self, H: int, W: int) -> Tensor:
         """The table of an H×W grid."""
         if self.pad:
-            windows = _padded_grid(H, W, self.size).unfold(0, self.size, self.size)
-            return windows.unfold(1, self.size, self.size).flatten()
+            return self._padded(H, W)
         h, w = _coordinates(H, W)
         return _in_order_of(h // self.size * W + w // self.size)
+
+    def _padded(self, H: int, W: int) -> Tensor:
+        """The table with whole windows."""
+        down, across = ((length + self.size - 1) // self.size for length in (H, W))
+        steps = torch.arange(down * across * self.size**2)
+        window, place = steps // self.size**2, steps % self.size**2
+        h = window // across * self.size + place // self.size
+        w = window % across * self.size + place % self.size
+        blank = H * W
+        return torch.where((h < H) & (w < W), h * W + w - blank, 0) + blank
 
 
 @dataclass(frozen=True, repr=False)
@@ -234,7 +243,8 @@ class ClassToken(_Made):
 
 def _with_blank(positions: Tensor) -> Tensor:
     """A lookup table that maps the blank token to itself."""
-    return F.pad(positions.flatten(), (0, 1), value=positions.numel())
+    blank = positions.numel()
+    return F.pad(positions.flatten() - blank, (0, 1)) + blank
 
 
 def uses_blank(route: Route) -> bool:
@@ -292,8 +302,8 @@ def route_table(
     """The tables of K routes as one, (K, T) int32; shorter routes end in -1, "no step".
 
     Tables are kept for the next call with the same arguments: do not write to them. While a graph
-    is traced they are part of the graph instead, for symbolic H and W too where the routes are
-    those of "cross".
+    is traced they are part of the graph instead, for symbolic H and W too, except for Hilbert's
+    and atrous routes.
 
     Raises:
         ValueError: if the grid is empty.

@@ -15,6 +15,7 @@ VARIANTS = {
         *("vmamba_tiny_s1l8", "vmamba_small_s1l20", "vmamba_base_s1l20"),
     ],
     "vim": ["vim_tiny", "vim_tiny_stride8", "vim_small", "vim_small_stride8", "vim_base"],
+    "plainmamba": ["plainmamba_l1", "plainmamba_l2", "plainmamba_l3"],
 }
 # Arguments of the authors' backbones that keep them from finishing their maps.
 UNFINISHED = {"vim": {"if_fpn": False}}

@@ -293,15 +293,27 @@ def test_no_device_means_the_default_one():
 
 
 class Tables(torch.nn.Module):
+    def __init__(self, routes):
+        super().__init__()
+        self.routes = resolve_routes(routes)
+
     def forward(self, x):
-        return route_table(resolve_routes("cross"), x.shape[0], x.shape[1]) + 0
+        return route_table(self.routes, x.shape[0], x.shape[1]) + 0
 
 
-def test_exports_with_any_height_and_width():
+PADDED = (ClassToken(Windowed(7, pad=True)), Reverse(Windowed(2, pad=True)), raster)
+
+
+@pytest.mark.parametrize(
+    "routes",
+    ["cross", "serpentine", "windowed", "diagonal", "spiral", pytest.param(PADDED, id="padded")],
+)
+def test_exports_with_any_height_and_width(routes):
     H, W = torch.export.Dim("H", min=2, max=512), torch.export.Dim("W", min=2, max=512)
-    program = torch.export.export(Tables(), (torch.zeros(5, 4),), dynamic_shapes=({0: H, 1: W},))
+    tables = Tables(routes)
+    program = torch.export.export(tables, (torch.zeros(5, 4),), dynamic_shapes=({0: H, 1: W},))
     for size in [(5, 4), (2, 9), (17, 13)]:
-        want = route_table(resolve_routes("cross"), *size)
+        want = route_table(tables.routes, *size)
         assert torch.equal(program.module()(torch.zeros(size)), want)
 
 
