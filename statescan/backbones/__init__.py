@@ -4,6 +4,7 @@ from ._checkpoint import read_checkpoint, read_plain
 from ._official import from_official, list_models, load_official, out_norms_in
 from .groupmamba import GroupMamba
 from .localvmamba import LocalVMamba
+from .plainmamba import PlainMamba
 from .spatial_mamba import SpatialMamba
 from .vim import Vim
 from .vmamba import VMamba
@@ -13,6 +14,7 @@ __all__ = [
     "VSSD",
     "GroupMamba",
     "LocalVMamba",
+    "PlainMamba",
     "SpatialMamba",
     "VMamba",
     "Vim",

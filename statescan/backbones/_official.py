@@ -21,6 +21,7 @@ FAMILIES = {
     "groupmamba": ("groupmamba", "GroupMamba"),
     "vssd": ("vssd", "VSSD"),
     "vim": ("vim", "Vim"),
+    "plainmamba": ("plainmamba", "PlainMamba"),
 }
 
 

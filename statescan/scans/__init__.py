@@ -2,6 +2,7 @@
 
 from . import routes
 from .fusion import StateFusion
+from .parameters import SelectiveParameters
 from .recurrences import V2M, Mamba2D, TwoDMamba
 from .routes import ROUTE_SETS, Route
 from .scan2d import S6, Scan2d
@@ -15,6 +16,7 @@ __all__ = [
     "Mamba2D",
     "Route",
     "Scan2d",
+    "SelectiveParameters",
     "StateFusion",
     "TokenScan",
     "TwoDMamba",

@@ -116,7 +116,7 @@ def _coordinates(H: int, W: int) -> tuple[Tensor, Tensor]:
 
 def _padded_grid(H: int, W: int, multiple: int) -> Tensor:
     """The positions, padded right and at the bottom with the blank token H·W."""
-    return F.pad(_grid(H, W), (0, -W % multiple, 0, -H % multiple), value=H * W)
+    return F.pad(_grid(H, W) - H * W, (0, -W % multiple, 0, -H % multiple)) + H * W
 
 
 def _in_order_of(key: Tensor) -> Tensor:

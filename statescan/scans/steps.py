@@ -43,6 +43,28 @@ def scan_steps(
     return selective_scan(x, dt, A, B, C, D, routes=routes, merge=False, **dt_arguments)
 
 
+def along_routes(
+    x: Tensor, routes: tuple[Route, ...], H: int, W: int, scan: Callable[[Tensor, Tensor], Tensor]
+) -> Tensor:
+    """Put tokens x (B, L, C) of an H×W grid in the order of K routes, scan them, and put them back.
+
+    Args:
+        x: the tokens that routes number, without the blank one.
+        routes: the routes.
+        H: rows.
+        W: columns.
+        scan: called with steps (B, T, K, C) and the routes' table (K, T); returns such steps.
+
+    Returns:
+        (B, L, K, C), the routes' outputs apart.
+    """
+    length = x.shape[1]
+    if any(map(uses_blank, routes)):
+        x = F.pad(x, (0, 0, 0, 1))  # the blank token, behind the others
+    table = route_table(routes, H, W, x.device)
+    return to_positions(scan(to_steps(x, table), table), table, x.shape[1])[:, :length]
+
+
 class CausalS6(SelectiveParameters):
     """Causal convolution and SiLU along each route, then S6 with inputs of its own.
 
@@ -87,11 +109,7 @@ class CausalS6(SelectiveParameters):
 
         With a gate (B, L, C) each route's output is multiplied by it before the merge.
         """
-        length = x.shape[1]
-        if any(map(uses_blank, self.routes)):
-            x = F.pad(x, (0, 0, 0, 1))  # the blank token, behind the others
-        table = route_table(self.routes, H, W, x.device)
-        y = to_positions(self.scan(to_steps(x, table), table), table, x.shape[1])[:, :length]
+        y = along_routes(x, self.routes, H, W, self.scan)
         if isinstance(self.merge, nn.Module):
             return self.merge(y if gate is None else y * gate.unsqueeze(2))
         y = y.sum(2) if self.merge == "sum" else y.mean(2)

@@ -20,6 +20,7 @@ VARIANTS = {
     "groupmamba": ["groupmamba_tiny", "groupmamba_small", "groupmamba_base"],
     "vssd": ["vssd_micro", "vssd_tiny", "vssd_small", "vssd_base"],
     "vim": ["vim_tiny", "vim_tiny_stride8", "vim_small", "vim_small_stride8", "vim_base"],
+    "plainmamba": ["plainmamba_l1", "plainmamba_l2", "plainmamba_l3"],
 }
 # Arguments of the authors' backbones that keep them from finishing their maps.
 UNFINISHED = {"vim": {"if_fpn": False}}

@@ -312,7 +312,7 @@ class Tables(torch.nn.Module):
         return route_table(self.routes, x.shape[0], x.shape[1]) + 0
 
 
-FILLED = (column, Windowed(2, pad=True), Reverse(Windowed(7, pad=True)))
+FILLED = (column, Windowed(2, pad=True), ClassToken(Reverse(Windowed(7, pad=True))))
 SIZELESS = [name for name in ROUTE_SETS if name not in ("hilbert", "atrous")]
 
 
