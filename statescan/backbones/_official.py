@@ -18,6 +18,8 @@ FAMILIES = {
     "vmamba": ("vmamba", "VMamba"),
     "spatial_mamba": ("spatial_mamba", "SpatialMamba"),
     "groupmamba": ("groupmamba", "GroupMamba"),
+    "msvmamba": ("msvmamba", "MSVMamba"),
+    "msvmamba_v3": ("msvmamba", "MSVMamba"),
     "vssd": ("vssd", "VSSD"),
 }
 

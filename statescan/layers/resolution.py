@@ -92,7 +92,8 @@ class PatchMerging(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Halve the resolution of x (B, H, W, C)."""
         H, W = x.shape[1:3]
-        x = F.pad(x, (0, 0, 0, W % 2, 0, H % 2))
+        even = [2 * ((size + 1) // 2) for size in (H, W)]  # a form that torch.export sees through
+        x = F.pad(x, (0, 0, 0, even[1] - W, 0, even[0] - H))
         block = [x[:, h::2, w::2] for w in (0, 1) for h in (0, 1)]
         return self.reduction(self.norm(torch.cat(block, dim=-1)))
 

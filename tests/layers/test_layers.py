@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from statescan.layers import Mlp
+from statescan.layers import ConvMlp, Mlp, PatchMerging
 from statescan.layers.resolution import HalvingConv
 
 
@@ -38,3 +38,30 @@ def test_mlp_runs_what_is_put_in_place_of_its_first_layer():
     torch.testing.assert_close(mlp(x), want)
     with torch.no_grad():
         torch.testing.assert_close(mlp(x), want.detach())
+
+
+@pytest.mark.parametrize("residual", [False, True], ids=["plain", "residual"])
+def test_conv_mlp_is_its_definition(residual):
+    mlp = ConvMlp(6, 12, residual=residual)
+    x = torch.randn(2, 3, 5, 6)
+    hidden = F.linear(x, mlp.fc1.weight, mlp.fc1.bias)
+    y = F.conv2d(
+        hidden.permute(0, 3, 1, 2), mlp.conv.weight, mlp.conv.bias, padding=1, groups=12
+    ).permute(0, 2, 3, 1)
+    want = F.linear(F.gelu(y + hidden * residual), mlp.fc2.weight, mlp.fc2.bias)
+    torch.testing.assert_close(mlp(x), want)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (4, 6), (3, 4), (5, 7)], ids=str)
+def test_patch_merging_reads_blocks_column_by_column(size):
+    layer = PatchMerging(2, 8)
+    layer.norm, layer.reduction = nn.Identity(), nn.Identity()
+    H, W = size
+    x = torch.randn(1, H, W, 2)
+    y = layer(x)
+    assert y.shape == (1, (H + 1) // 2, (W + 1) // 2, 8)
+    padded = F.pad(x, (0, 0, 0, 1, 0, 1))
+    for h in range(y.shape[1]):
+        for w in range(y.shape[2]):
+            block = padded[0, 2 * h : 2 * h + 2, 2 * w : 2 * w + 2]
+            assert torch.equal(y[0, h, w], block.transpose(0, 1).flatten()), (h, w)
