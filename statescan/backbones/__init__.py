@@ -4,6 +4,7 @@ from ._checkpoint import read_checkpoint, read_plain
 from ._official import from_official, list_models, load_official, out_norms_in
 from .groupmamba import GroupMamba
 from .localvmamba import LocalVMamba
+from .msvmamba import MSVMamba
 from .plainmamba import PlainMamba
 from .spatial_mamba import SpatialMamba
 from .vim import Vim
@@ -14,6 +15,7 @@ __all__ = [
     "VSSD",
     "GroupMamba",
     "LocalVMamba",
+    "MSVMamba",
     "PlainMamba",
     "SpatialMamba",
     "VMamba",

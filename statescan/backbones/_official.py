@@ -19,6 +19,8 @@ FAMILIES = {
     "localvmamba": ("localvmamba", "LocalVMamba"),
     "spatial_mamba": ("spatial_mamba", "SpatialMamba"),
     "groupmamba": ("groupmamba", "GroupMamba"),
+    "msvmamba": ("msvmamba", "MSVMamba"),
+    "msvmamba_v3": ("msvmamba", "MSVMamba"),
     "vssd": ("vssd", "VSSD"),
     "vim": ("vim", "Vim"),
     "plainmamba": ("plainmamba", "PlainMamba"),

@@ -129,8 +129,14 @@ class _Made:
 
     def __repr__(self) -> str:
         values = (getattr(self, field.name) for field in fields(self))
-        shown = (getattr(value, "__name__", repr(value)) for value in values)
-        return f"{type(self).__name__}({', '.join(shown)})"
+        return f"{type(self).__name__}({', '.join(map(_shown, values))})"
+
+
+def _shown(value: object) -> str:
+    """A function by its name, a tuple of them by theirs."""
+    if isinstance(value, tuple):
+        return f"({', '.join(map(_shown, value))}{',' * (len(value) == 1)})"
+    return getattr(value, "__name__", repr(value))
 
 
 @dataclass(frozen=True, repr=False)
@@ -240,6 +246,35 @@ class ClassToken(_Made):
         return torch.cat([before, before.new_zeros(1), after])
 
 
+@dataclass(frozen=True, repr=False)
+class Joined(_Made):
+    """Routes one after the other as one: the scan's state goes on from each to the next.
+
+    The outputs of the visits to a position are added up. With `stacked` they stay apart: the grid
+    is then one copy of the image for each route, from top to bottom, and each route visits its own.
+
+    Source: the half-resolution branch of MSVMamba, arXiv 2405.14174.
+    """
+
+    routes: tuple[Route, ...]
+    stacked: bool = False
+
+    def __post_init__(self):
+        if not self.routes:
+            raise ValueError("routes is empty, expected at least one route")
+
+    def __call__(self, H: int, W: int) -> Tensor:
+        """The table of an H×W grid."""
+        if not self.stacked:
+            return torch.cat([route(H, W) for route in self.routes])
+        copies = len(self.routes)
+        if H % copies:
+            raise ValueError(f"the grid has {H} rows, expected {copies} copies of an image")
+        tables = [route(H // copies, W) for route in self.routes]
+        L = H // copies * W  # positions of a copy, and its blank token
+        return torch.cat([torch.where(t == L, H * W, t + i * L) for i, t in enumerate(tables)])
+
+
 def _with_blank(positions: Tensor) -> Tensor:
     """A lookup table that maps the blank token to itself."""
     blank = torch.arange(1) + positions.numel()  # as a padding value, a symbolic size were constant
@@ -248,6 +283,8 @@ def _with_blank(positions: Tensor) -> Tensor:
 
 def uses_blank(route: Route) -> bool:
     """Whether a route visits the blank token, an all-zero token at index H·W."""
+    if isinstance(route, Joined):
+        return any(map(uses_blank, route.routes))
     inner = getattr(route, "route", None)
     return getattr(route, "pad", False) if inner is None else uses_blank(inner)
 
@@ -256,6 +293,8 @@ def is_permutation(route: Route) -> bool:
     """Whether a route is known to visit every position of any grid exactly once."""
     if isinstance(route, Reverse | Transpose | Flip):
         return is_permutation(route.route)
+    if isinstance(route, Joined):
+        return (route.stacked or len(route.routes) == 1) and all(map(is_permutation, route.routes))
     return route in PERMUTATIONS or (isinstance(route, Windowed) and not route.pad)
 
 

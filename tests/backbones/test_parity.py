@@ -18,6 +18,8 @@ VARIANTS = {
     "spatial_mamba": ["spatial_mamba_tiny", "spatial_mamba_small", "spatial_mamba_base"],
     "localvmamba": ["localvmamba_tiny", "localvmamba_small"],
     "groupmamba": ["groupmamba_tiny", "groupmamba_small", "groupmamba_base"],
+    "msvmamba": ["msvmamba_nano", "msvmamba_micro", "msvmamba_tiny"],
+    "msvmamba_v3": ["msvmamba_v3_tiny", "msvmamba_v3_small", "msvmamba_v3_base"],
     "vssd": ["vssd_micro", "vssd_tiny", "vssd_small", "vssd_base"],
     "vim": ["vim_tiny", "vim_tiny_stride8", "vim_small", "vim_small_stride8", "vim_base"],
     "plainmamba": ["plainmamba_l1", "plainmamba_l2", "plainmamba_l3"],
@@ -129,5 +131,5 @@ def test_pretrained_points_at_the_published_file(family, name, variant):
         file = cfg["hf_hub_filename"] if "hf_hub_id" in cfg else cfg["url"].rpartition("/")[2]
         assert file == variant["checkpoint_url_name"]
     else:
-        assert cfg.get("description", "").startswith("weights: Google Drive file ")
+        assert cfg.get("description", "").startswith("weights: Google Drive ")
     assert cfg["input_size"][1] == variant["input_size"]

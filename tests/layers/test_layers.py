@@ -8,6 +8,7 @@ from torch import nn
 from statescan.layers import (
     AttentiveSum,
     BiAttention,
+    ConvMlp,
     Mlp,
     PatchEmbed,
     PatchMerging,
@@ -105,3 +106,15 @@ def test_patch_merging_reads_blocks_column_by_column(size):
     padded = F.pad(x, (0, 0, 0, W % 2, 0, H % 2))
     block = torch.cat([padded[:, h::2, w::2] for w in (0, 1) for h in (0, 1)], dim=-1)
     torch.testing.assert_close(layer(x), layer.reduction(layer.norm(block)))
+
+
+@pytest.mark.parametrize("residual", [False, True], ids=["plain", "residual"])
+def test_conv_mlp_is_its_definition(residual):
+    mlp = ConvMlp(6, 12, residual=residual)
+    x = torch.randn(2, 3, 5, 6)
+    hidden = F.linear(x, mlp.fc1.weight, mlp.fc1.bias)
+    y = F.conv2d(
+        hidden.permute(0, 3, 1, 2), mlp.conv.weight, mlp.conv.bias, padding=1, groups=12
+    ).permute(0, 2, 3, 1)
+    want = F.linear(F.gelu(y + hidden * residual), mlp.fc2.weight, mlp.fc2.bias)
+    torch.testing.assert_close(mlp(x), want)
