@@ -1,9 +1,10 @@
 """timm's model contract for backbones made of a stem and stages of falling resolution."""
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
+from itertools import pairwise
 
 import torch
-from timm.layers import ClassifierHead
+from timm.layers import ClassifierHead, calculate_drop_path_rates
 from timm.models._manipulate import checkpoint
 from torch import Tensor, nn
 
@@ -31,6 +32,30 @@ class Stage(nn.Module):
             recompute = self.grad_checkpointing and self.training and torch.is_grad_enabled()
             x = checkpoint(block, x) if recompute else block(x)
         return x
+
+
+def block_stages(
+    block: Callable[[int, int, float], nn.Module],
+    downsample: Callable[[int, int], nn.Module],
+    depths: Sequence[int],
+    dims: Sequence[int],
+    drop_path_rate: float,
+) -> list[Stage]:
+    """Stages whose blocks are all of one kind; the later ones start with a downsampling layer.
+
+    Args:
+        block: makes a block from its stage's number and channels and its drop path rate.
+        downsample: makes a downsampling layer from the channels before and after it.
+        depths: blocks a stage.
+        dims: channels a stage.
+        drop_path_rate: stochastic depth of the last block, rising linearly from 0.
+    """
+    rates = calculate_drop_path_rates(drop_path_rate, depths, stagewise=True)
+    halve = [None, *(downsample(a, b) for a, b in pairwise(dims))]
+    return [
+        Stage([block(i, dim, rate) for rate in stage_rates], downsample=down)
+        for i, (dim, stage_rates, down) in enumerate(zip(dims, rates, halve, strict=True))
+    ]
 
 
 class Pyramid(Backbone):

@@ -8,10 +8,9 @@ Names follow the authors: `s1`/`s2` is the inner width of the scan as a multiple
 """
 
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 
 import torch
-from timm.layers import DropPath, calculate_drop_path_rates
+from timm.layers import DropPath
 from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 
@@ -20,9 +19,9 @@ from ..scans import Route, Scan2d
 from ..scans.parameters import Merge
 from ..scans.routes import routes_by_block
 from ._build import build, imagenet_cfg
-from ._checkpoint import rename
+from ._checkpoint import STAGE_NAMES, rename, scan_names
 from ._official import choose
-from ._pyramid import Pyramid, Stage
+from ._pyramid import Pyramid, block_stages
 
 __all__ = ["VMamba", "VMambaBlock"]
 
@@ -113,24 +112,15 @@ class VMamba(Pyramid):
             "conv_bias": conv_bias,
         }
         by_block = iter(routes_by_block(routes, sum(depths)))
-        drop_paths = calculate_drop_path_rates(drop_path_rate, depths, stagewise=True)
+
+        def block(stage: int, dim: int, rate: float) -> VMambaBlock:
+            routes = next(by_block)
+            return VMambaBlock(dim, mlp_ratio=mlp_ratio, drop_path=rate, routes=routes, **scan)
+
         with torch.device(device or torch.get_default_device()):
-            halve = [None, *(DOWNSAMPLES[downsample](a, b) for a, b in pairwise(dims))]
-            stages = [
-                Stage(
-                    [
-                        VMambaBlock(
-                            dim, mlp_ratio=mlp_ratio, drop_path=p, routes=next(by_block), **scan
-                        )
-                        for p in rates
-                    ],
-                    downsample=down,
-                )
-                for dim, rates, down in zip(dims, drop_paths, halve, strict=True)
-            ]
             super().__init__(
                 STEMS[stem](in_chans, dims[0]),
-                stages,
+                block_stages(block, DOWNSAMPLES[downsample], depths, dims, drop_path_rate),
                 dims,
                 in_chans=in_chans,
                 num_classes=num_classes,
@@ -183,18 +173,12 @@ OFFICIAL_NAMES = (
     # Today's names.
     (r"^classifier\.norm\.", "norm."),
     (r"^classifier\.head\.", "head.fc."),
-    (r"^outnorm(\d+)\.", r"out_norms.\1."),
-    (r"^layers\.(\d+)\.downsample\.", lambda m: f"stages.{int(m[1]) + 1}.downsample."),
+    *STAGE_NAMES,
     (r"\.downsample\.1\.", ".downsample.conv."),
     (r"\.downsample\.3\.", ".downsample.norm."),
-    (r"^layers\.", "stages."),
     (r"(\.blocks\.\d+)\.norm\.", r"\1.norm1."),
-    (r"\.op\.conv2d\.", ".scan.conv."),
-    (r"\.op\.out_norm\.", ".scan.norm."),
-    (r"\.op\.(in_proj|out_proj)\.", r".scan.\1."),
-    (r"\.op\.(x|dt)_proj(s?)_(weight|bias)$", r".scan.s6.\1_proj_\3"),
-    (r"\.op\.A_logs$", ".scan.s6.A_log"),
-    (r"\.op\.Ds$", ".scan.s6.D"),
+    (r"\.op\.", ".scan."),
+    *scan_names(r"\.scan"),
 )
 CONV_STEM_NAMES = tuple(
     (rf"^patch_embed\.{i}\.", f"stem.{name}.")
