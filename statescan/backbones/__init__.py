@@ -2,6 +2,7 @@
 
 from ._checkpoint import read_checkpoint, read_plain
 from ._official import from_official, list_models, load_official, out_norms_in
+from .efficientvmamba import EfficientVMamba
 from .groupmamba import GroupMamba
 from .localvmamba import LocalVMamba
 from .msvmamba import MSVMamba
@@ -13,6 +14,7 @@ from .vssd import VSSD
 
 __all__ = [
     "VSSD",
+    "EfficientVMamba",
     "GroupMamba",
     "LocalVMamba",
     "MSVMamba",

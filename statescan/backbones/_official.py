@@ -16,6 +16,7 @@ T = TypeVar("T")
 # family: (its file, its model class)
 FAMILIES = {
     "vmamba": ("vmamba", "VMamba"),
+    "efficientvmamba": ("efficientvmamba", "EfficientVMamba"),
     "localvmamba": ("localvmamba", "LocalVMamba"),
     "spatial_mamba": ("spatial_mamba", "SpatialMamba"),
     "groupmamba": ("groupmamba", "GroupMamba"),

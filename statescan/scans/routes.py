@@ -20,7 +20,6 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import nearest
@@ -114,9 +113,12 @@ def _coordinates(H: int, W: int) -> tuple[Tensor, Tensor]:
     return torch.arange(H)[:, None], torch.arange(W)[None]
 
 
-def _padded_grid(H: int, W: int, multiple: int) -> Tensor:
-    """The positions, padded right and at the bottom with the blank token H·W."""
-    return F.pad(_grid(H, W) - H * W, (0, -W % multiple, 0, -H % multiple)) + H * W
+def _or_blank(h: Tensor, w: Tensor, H: int, W: int) -> Tensor:
+    """The positions of rows h and columns w, outside of the grid the blank token H·W.
+
+    Padded routes compute theirs step by step, since slices and paddings fix a symbolic H or W.
+    """
+    return torch.where((h < H) & (w < W), h * W + w, H * W)
 
 
 def _in_order_of(key: Tensor) -> Tensor:
@@ -157,8 +159,13 @@ class Atrous(_Made):
 
     def __call__(self, H: int, W: int) -> Tensor:
         """The table of an H×W grid; empty where the phase lies outside."""
-        grid = _padded_grid(H, W, self.step) if self.pad else _grid(H, W)
-        return grid[self.phase[0] :: self.step, self.phase[1] :: self.step].flatten()
+        row, column = self.phase
+        if not self.pad:
+            return _grid(H, W)[row :: self.step, column :: self.step].flatten()
+        rows, columns = -(-H // self.step), -(-W // self.step)
+        step = torch.arange(rows * columns)
+        h, w = step // columns * self.step + row, step % columns * self.step + column
+        return _or_blank(h, w, H, W)
 
 
 @dataclass(frozen=True, repr=False)
@@ -183,13 +190,13 @@ class Windowed(_Made):
         return _in_order_of(h // self.size * W + w // self.size)
 
     def _filled(self, H: int, W: int) -> Tensor:
-        """The table with blanks, computed step by step, since H and W may be symbolic."""
+        """The table with blanks."""
         rows, columns = -(-H // self.size), -(-W // self.size)
         step = torch.arange(rows * columns * self.size**2)
         window, inside = step // self.size**2, step % self.size**2
         h = window // columns * self.size + inside // self.size
         w = window % columns * self.size + inside % self.size
-        return torch.where((h < H) & (w < W), h * W + w, H * W)
+        return _or_blank(h, w, H, W)
 
 
 @dataclass(frozen=True, repr=False)

@@ -16,6 +16,7 @@ VARIANTS = {
         *("vmamba_tiny_s1l8", "vmamba_small_s1l20", "vmamba_base_s1l20"),
     ],
     "spatial_mamba": ["spatial_mamba_tiny", "spatial_mamba_small", "spatial_mamba_base"],
+    "efficientvmamba": [f"efficientvmamba_{size}" for size in ("tiny", "small", "base")],
     "localvmamba": ["localvmamba_tiny", "localvmamba_small"],
     "groupmamba": ["groupmamba_tiny", "groupmamba_small", "groupmamba_base"],
     "msvmamba": ["msvmamba_nano", "msvmamba_micro", "msvmamba_tiny"],
