@@ -17,6 +17,7 @@ T = TypeVar("T")
 FAMILIES = {
     "vmamba": ("vmamba", "VMamba"),
     "vim": ("vim", "Vim"),
+    "localvim": ("localvim", "LocalVim"),
     "plainmamba": ("plainmamba", "PlainMamba"),
 }
 

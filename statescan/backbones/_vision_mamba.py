@@ -11,7 +11,7 @@ from ..layers import PatchEmbed, patch_grid, resample_positions, rotary_table
 from ._checkpoint import rename, stack_numbered, unwrap
 from ._isotropic import Isotropic
 
-FEATURES = ("stream", "mixer")
+FEATURES = ("stream", "input", "mixer")
 
 
 class VisionMambaBlock(nn.Module):
@@ -53,8 +53,9 @@ class VisionMamba(Isotropic):
         dim: channels.
         class_token: whether there is a class token, visited in the middle of the routes.
         rope: side of the grid that rotary embeddings were made for; 0 for none.
-        features: what `forward_intermediates` hands out: "stream", tokens as the next block sees
-            them, or "mixer", what the block added to them.
+        features: what `forward_intermediates` hands out: "stream", tokens after a block as in ViT,
+            "input", the same with the next block's rotary embedding, or "mixer", what the block
+            added to them.
         norm_layer: makes the norms from the channels.
         global_pool: pooling of the head; None for the class token, or the mean where there is none.
         drop_path_rate: stochastic depth of the last block, rising linearly from 0.
@@ -122,12 +123,13 @@ class VisionMamba(Isotropic):
         x, mixed = self.call_block(self.blocks[level], x, arguments)
         if self.features == "mixer":
             return x, mixed
-        rope = arguments[2:] if level < len(self.feature_info) - 1 else ()
-        return x, apply_rot_embed_cat(x, *rope) if rope else x
+        if self.features == "input" and level < len(self.feature_info) - 1 and arguments[2:]:
+            return x, apply_rot_embed_cat(x, *arguments[2:])
+        return x, x
 
     def takes_norm(self, level: int) -> bool:
         """The last norm is made for the stream."""
-        return self.features == "stream"
+        return self.features != "mixer"
 
 
 def from_official_names(

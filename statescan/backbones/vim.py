@@ -63,8 +63,9 @@ class Vim(VisionMamba):
         routes: scan routes, as in `S6`.
         class_token: whether there is a class token, visited in the middle of the routes.
         rope: side of the grid that rotary embeddings were made for; 0 for none.
-        features: what `forward_intermediates` hands out: "stream", tokens as the next block sees
-            them, or "mixer", what the block added to them.
+        features: what `forward_intermediates` hands out: "stream", tokens after a block as in ViT,
+            "input", the same with the next block's rotary embedding, or "mixer", what the block
+            added to them.
         pyramid: up to four blocks whose maps are brought to 4, 2, 1 and 1/2 times the resolution,
             as the authors' segmenter is trained; they get no out-norm.
         drop_rate: dropout before the classifier.
@@ -233,7 +234,7 @@ def from_official_kwargs(
         "d_state": d_state,
         "class_token": class_token,
         "rope": pt_hw_seq_len if if_rope else 0,
-        "features": "stream" if use_residual_as_feature else "mixer",
+        "features": "input" if use_residual_as_feature else "mixer",
         "pyramid": (out_indices or ()) if if_fpn else (),
         "drop_rate": drop_rate,
         "drop_path_rate": drop_path_rate,

@@ -12,6 +12,10 @@ from torch import Tensor
 HERE = Path(__file__).parents[1] / "golden"
 SHARED = HERE.parents[2] / "shared" / "golden"
 
+# Fixtures that record an error of the authors' code: column scans are put back in the wrong places
+# where a map is not square.
+RECORDED_ERRORS = {"localvim/c"}
+
 
 class Case(NamedTuple):
     family: str
@@ -39,12 +43,13 @@ class Case(NamedTuple):
 
 
 def case_names(families) -> list[str]:
-    """`family/case` of every fixture of the given families."""
+    """`family/case` of every fixture of the given families, but for the `RECORDED_ERRORS`."""
     names = {
         f"{path.parent.name}/{path.stem}"
         for root in (HERE, SHARED)
         for path in root.glob("*/*.safetensors")
     }
+    names -= RECORDED_ERRORS
     return sorted(name for name in names if name.split("/")[0] in families)
 
 

@@ -5,7 +5,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from statescan.layers import Mlp, PatchEmbed, patch_grid, resample_positions, rotary_table
+from statescan.layers import (
+    ChannelAttentionMerge,
+    Mlp,
+    PatchEmbed,
+    patch_grid,
+    resample_positions,
+    rotary_table,
+)
 from statescan.layers.resolution import HalvingConv
 
 
@@ -72,3 +79,18 @@ def test_rotary_angles():
     torch.testing.assert_close(cos[1, 2], angles.cos())
     with pytest.raises(ValueError, match="dim is 6, expected a multiple of 4"):
         rotary_table(6, 2, 2, 14)
+
+
+@pytest.mark.parametrize("shape", [(2, 7, 3, 16), (2, 3, 5, 1, 16)], ids=["tokens", "map"])
+def test_channel_attention_weighs_routes_by_their_means(shape):
+    merge = ChannelAttentionMerge(16).double()
+    nn.init.normal_(merge.norm.weight)
+    y = torch.randn(shape, dtype=torch.float64)
+    want = 0
+    for route in y.unbind(-2):
+        mean = merge.norm(route).flatten(1, -2).mean(1)
+        hidden = F.gelu(mean @ merge.reduce.weight.T + merge.reduce.bias)
+        weights = torch.sigmoid(hidden @ merge.select.weight.T + merge.select.bias)
+        want = want + route * weights.view(len(y), *[1] * (route.dim() - 2), 16)
+    assert merge.reduce.out_features == 2
+    torch.testing.assert_close(merge(y), want)
