@@ -9,9 +9,7 @@ here they are where they belong.
 """
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 
-import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from torch import Tensor, nn
@@ -20,7 +18,7 @@ from ..layers import ChannelAttentionMerge
 from ..scans import Route, TokenScan
 from ..scans.routes import ClassToken, Reverse, Windowed, column, raster, resolve_routes
 from ._official import choose
-from ._vision_mamba import VisionMamba, from_official_names
+from ._vision_mamba import RMS_NORM, VisionMamba, from_official_names
 
 __all__ = ["LocalVim"]
 
@@ -52,18 +50,13 @@ SEARCHED = (
     ("h", "h_flip", "w2_flip", "w7"),
     ("v", "v_flip", "w2", "w2_flip"),
 )
-NORMS = {"rms": partial(nn.RMSNorm, eps=1e-5), "layer": nn.LayerNorm}
+NORMS = {"rms": RMS_NORM, "layer": nn.LayerNorm}
 
 
 class LocalVim(VisionMamba):
     """LocalVim image model, any image size.
 
     Args:
-        img_size: side or sides of the images that position embeddings are made for.
-        patch_size: side of a patch.
-        in_chans: channels of the image.
-        num_classes: classes of the head; 0 for none.
-        global_pool: pooling of the head; None for the class token, or the mean where there is none.
         depth: blocks.
         dim: channels.
         d_state: states a channel.
@@ -74,24 +67,12 @@ class LocalVim(VisionMamba):
         routes: scan routes of all blocks instead, as in `S6`.
         class_token: whether there is a class token, visited in the middle of the routes.
         rope: side of the grid that rotary embeddings were made for; 0 for none.
-        features: what `forward_intermediates` hands out: "stream", tokens after a block as in ViT,
-            "input", the same with the next block's rotary embedding, or "mixer", what the block
-            added to them, as the authors' detectors are trained.
         norm: "rms", or "layer" as in the authors' detectors.
-        drop_rate: dropout before the classifier.
-        drop_path_rate: stochastic depth of the last block, rising linearly from 0.
-        out_norms: blocks whose feature map gets a LayerNorm of its own; True for all.
-        device: where the parameters are made.
-        dtype: type of the parameters.
+        **model: further arguments of `VisionMamba` and `Isotropic`.
     """
 
     def __init__(
         self,
-        img_size: int | Sequence[int] = 224,
-        patch_size: int = 16,
-        in_chans: int = 3,
-        num_classes: int = 1000,
-        global_pool: str | None = None,
         depth: int = 20,
         dim: int = 192,
         d_state: int = 16,
@@ -101,13 +82,8 @@ class LocalVim(VisionMamba):
         routes: str | Sequence[str | Route] | None = None,
         class_token: bool = False,
         rope: int = 14,
-        features: str = "stream",
         norm: str = "rms",
-        drop_rate: float = 0.0,
-        drop_path_rate: float = 0.0,
-        out_norms: bool | Sequence[int] = False,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
+        **model,
     ):
         if routes is not None:
             block_routes = [resolve_routes(routes)] * depth
@@ -125,23 +101,12 @@ class LocalVim(VisionMamba):
 
         super().__init__(
             make_mixer,
-            img_size=img_size,
-            patch_size=patch_size,
-            stride=patch_size,
-            in_chans=in_chans,
-            num_classes=num_classes,
-            global_pool=global_pool,
             depth=depth,
             dim=dim,
             class_token=class_token,
             rope=rope,
-            features=features,
             norm_layer=choose("norm", norm, NORMS),
-            drop_rate=drop_rate,
-            drop_path_rate=drop_path_rate,
-            out_norms=out_norms,
-            device=device,
-            dtype=dtype,
+            **model,
         )
 
     @staticmethod
