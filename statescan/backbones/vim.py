@@ -224,7 +224,7 @@ def _cfg(repository: str = "", file: str = "", **kwargs) -> dict:
     }
 
 
-# Repositories and file names are as remembered by the fixtures' makers, but for the first file's.
+# Of the file names only the first was seen in public; the others could not be checked.
 default_cfgs = generate_default_cfgs(
     {
         "vim_tiny.in1k": _cfg("Vim-tiny-midclstok", "vim_t_midclstok_76p1acc.pth"),

@@ -15,7 +15,7 @@ class ChannelAttentionMerge(nn.Module):
         dim: channels C.
         reduction: width of the hidden layer as a part of the channels.
 
-    Source: LocalMamba, arXiv 2403.09338, section 4.3 (its BiAttn without the spatial branch).
+    Source: LocalMamba, arXiv 2403.09338; BiAttn in the official code.
     """
 
     def __init__(self, dim: int, reduction: float = 0.125):
