@@ -1,5 +1,6 @@
 """timm's model contract: what pyramids and isotropic backbones have in common."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 from ._checkpoint import check_foreign
 
 
-class Backbone(nn.Module):
+class Backbone(nn.Module, ABC):
     """A stem, levels (stages or blocks), a last norm and a classifier.
 
     A subclass sets `feature_info`, `stem`, `norm` and `head`, names its levels in `levels_name`,
@@ -69,6 +70,7 @@ class Backbone(nn.Module):
                 " with height and width of at least 1"
             )
 
+    @abstractmethod
     def forward_levels(
         self, x: Tensor, taken: Collection[int], count: int
     ) -> tuple[Tensor, dict[int, Tensor]]:
@@ -77,15 +79,14 @@ class Backbone(nn.Module):
         Returns:
             What the last of them gives, and the maps (B, H, W, C) of those taken.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def forward_features(self, x: Tensor) -> Tensor:
         """Image (B, in_chans, H, W) → normalised features of the last level."""
-        raise NotImplementedError
 
+    @abstractmethod
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """Features → logits, or pooled features with `pre_logits`."""
-        raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
         """Image (B, in_chans, H, W) → logits (B, num_classes)."""

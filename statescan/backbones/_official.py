@@ -24,6 +24,7 @@ FAMILIES = {
     "msvmamba_v3": ("msvmamba", "MSVMamba"),
     "vssd": ("vssd", "VSSD"),
     "vim": ("vim", "Vim"),
+    "localvim": ("localvim", "LocalVim"),
     "plainmamba": ("plainmamba", "PlainMamba"),
 }
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import torch
 from timm.layers import DropPath, apply_rot_embed_cat, calculate_drop_path_rates, to_2tuple
@@ -11,7 +12,8 @@ from ..layers import PatchEmbed, patch_grid, resample_positions, rotary_table
 from ._checkpoint import rename, stack_numbered, unwrap
 from ._isotropic import Isotropic
 
-FEATURES = ("stream", "mixer")
+FEATURES = ("stream", "input", "mixer")
+RMS_NORM = partial(nn.RMSNorm, eps=1e-5)
 
 
 class VisionMambaBlock(nn.Module):
@@ -48,13 +50,15 @@ class VisionMamba(Isotropic):
         make_mixer: gives the token mixer of a block by its number.
         img_size: side or sides of the images that position embeddings are made for.
         patch_size: side of a patch.
-        stride: pixels from one patch to the next.
+        stride: pixels from one patch to the next; None for no overlap.
+        in_chans: channels of the image.
         depth: blocks.
         dim: channels.
         class_token: whether there is a class token, visited in the middle of the routes.
         rope: side of the grid that rotary embeddings were made for; 0 for none.
-        features: what `forward_intermediates` hands out: "stream", tokens as the next block sees
-            them, or "mixer", what the block added to them.
+        features: what `forward_intermediates` hands out: "stream", tokens after a block as in ViT,
+            "input", the same with the next block's rotary embedding, or "mixer", what the block
+            added to them.
         norm_layer: makes the norms from the channels.
         global_pool: pooling of the head; None for the class token, or the mean where there is none.
         drop_path_rate: stochastic depth of the last block, rising linearly from 0.
@@ -67,26 +71,27 @@ class VisionMamba(Isotropic):
         self,
         make_mixer: Callable[[int], nn.Module],
         *,
-        img_size: int | Sequence[int],
-        patch_size: int,
-        stride: int,
-        in_chans: int,
+        img_size: int | Sequence[int] = 224,
+        patch_size: int = 16,
+        stride: int | None = None,
+        in_chans: int = 3,
         depth: int,
         dim: int,
-        class_token: bool,
-        rope: int,
-        features: str,
-        norm_layer: Callable[[int], nn.Module],
-        global_pool: str | None,
-        drop_path_rate: float,
-        device: torch.device | str | None,
-        dtype: torch.dtype | None,
+        class_token: bool = False,
+        rope: int = 0,
+        features: str = "stream",
+        norm_layer: Callable[[int], nn.Module] = RMS_NORM,
+        global_pool: str | None = None,
+        drop_path_rate: float = 0.0,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
         **head,
     ):
         if features not in FEATURES:
             raise ValueError(f"features is {features!r}, expected one of {FEATURES}")
         if rope and class_token:
             raise ValueError(f"rope is {rope}, but a class token has no place in the grid")
+        stride = stride or patch_size
         grid_size = patch_grid(to_2tuple(img_size), patch_size, stride)
         rates = calculate_drop_path_rates(drop_path_rate, depth)
         with torch.device(device or torch.get_default_device()):
@@ -122,12 +127,13 @@ class VisionMamba(Isotropic):
         x, mixed = self.call_block(self.blocks[level], x, arguments)
         if self.features == "mixer":
             return x, mixed
-        rope = arguments[2:] if level < len(self.feature_info) - 1 else ()
-        return x, apply_rot_embed_cat(x, *rope) if rope else x
+        if self.features == "input" and level < len(self.feature_info) - 1 and arguments[2:]:
+            return x, apply_rot_embed_cat(x, *arguments[2:])
+        return x, x
 
     def takes_norm(self, level: int) -> bool:
         """The last norm is made for the stream."""
-        return self.features == "stream"
+        return self.features != "mixer"
 
 
 def from_official_names(

@@ -54,7 +54,7 @@ class DirectionAwareS6(SelectiveParameters):
         d_state: states a channel, N.
         dt_rank: rank R of dt.
 
-    Source: PlainMamba, arXiv 2403.17695, equation 6, and the official code.
+    Source: PlainMamba, arXiv 2403.17695, and the official code.
     """
 
     def __init__(

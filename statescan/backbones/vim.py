@@ -7,9 +7,7 @@ Official weights: https://huggingface.co/hustvl.
 """
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 
-import torch
 from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 
@@ -49,12 +47,6 @@ class Vim(VisionMamba):
     """Vision Mamba image model, any image size.
 
     Args:
-        img_size: side or sides of the images that position embeddings are made for.
-        patch_size: side of a patch.
-        stride: pixels from one patch to the next; None for no overlap.
-        in_chans: channels of the image.
-        num_classes: classes of the head; 0 for none.
-        global_pool: pooling of the head; None for the class token, or the mean where there is none.
         depth: blocks.
         dim: channels.
         d_state: states a channel.
@@ -62,26 +54,13 @@ class Vim(VisionMamba):
         dt_rank: rank of dt; "auto" is ceil(channels / 16).
         routes: scan routes, as in `S6`.
         class_token: whether there is a class token, visited in the middle of the routes.
-        rope: side of the grid that rotary embeddings were made for; 0 for none.
-        features: what `forward_intermediates` hands out: "stream", tokens as the next block sees
-            them, or "mixer", what the block added to them.
         pyramid: up to four blocks whose maps are brought to 4, 2, 1 and 1/2 times the resolution,
             as the authors' segmenter is trained; they get no out-norm.
-        drop_rate: dropout before the classifier.
-        drop_path_rate: stochastic depth of the last block, rising linearly from 0.
-        out_norms: blocks whose feature map gets a LayerNorm of its own; True for all.
-        device: where the parameters are made.
-        dtype: type of the parameters.
+        **model: further arguments of `VisionMamba` and `Isotropic`.
     """
 
     def __init__(
         self,
-        img_size: int | Sequence[int] = 224,
-        patch_size: int = 16,
-        stride: int | None = None,
-        in_chans: int = 3,
-        num_classes: int = 1000,
-        global_pool: str | None = None,
         depth: int = 24,
         dim: int = 192,
         d_state: int = 16,
@@ -89,14 +68,8 @@ class Vim(VisionMamba):
         dt_rank: int | str = "auto",
         routes: str | Sequence[str | Route] = "bidirectional",
         class_token: bool = True,
-        rope: int = 0,
-        features: str = "stream",
         pyramid: Sequence[int] = (),
-        drop_rate: float = 0.0,
-        drop_path_rate: float = 0.0,
-        out_norms: bool | Sequence[int] = False,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
+        **model,
     ):
         routes = resolve_routes(routes)
         scan = {
@@ -105,32 +78,19 @@ class Vim(VisionMamba):
             "dt_rank": dt_rank,
             "routes": tuple(map(visit_class_token, routes)) if class_token else routes,
         }
-        stride = stride or patch_size
+        if len(pyramid) > 4 or not set(pyramid) <= set(range(depth)):
+            raise ValueError(f"pyramid is {pyramid}, expected up to 4 blocks of 0 to {depth - 1}")
         super().__init__(
             lambda block: TokenScan(dim, merge="mean", **scan),
-            img_size=img_size,
-            patch_size=patch_size,
-            stride=stride,
-            in_chans=in_chans,
-            num_classes=num_classes,
-            global_pool=global_pool,
             depth=depth,
             dim=dim,
             class_token=class_token,
-            rope=rope,
-            features=features,
-            norm_layer=partial(nn.RMSNorm, eps=1e-5),
-            drop_rate=drop_rate,
-            drop_path_rate=drop_path_rate,
-            out_norms=out_norms,
-            device=device,
-            dtype=dtype,
+            **model,
         )
-        if len(pyramid) > 4:
-            raise ValueError(f"pyramid is {tuple(pyramid)}, expected at most 4 blocks")
         for place, block in enumerate(pyramid):
             self.out_norms[str(block)] = rescale(dim, place).to(self.pos_embed)
-            self.feature_info[block]["reduction"] = stride * 2**place // 4
+            info = self.feature_info[block]
+            info["reduction"] = info["reduction"] * 2**place // 4
 
     @staticmethod
     def checkpoint_filter_fn(state_dict: Mapping[str, Tensor], model: nn.Module) -> dict:
@@ -233,7 +193,7 @@ def from_official_kwargs(
         "d_state": d_state,
         "class_token": class_token,
         "rope": pt_hw_seq_len if if_rope else 0,
-        "features": "stream" if use_residual_as_feature else "mixer",
+        "features": "input" if use_residual_as_feature else "mixer",
         "pyramid": (out_indices or ()) if if_fpn else (),
         "drop_rate": drop_rate,
         "drop_path_rate": drop_path_rate,
@@ -256,7 +216,7 @@ def _cfg(repository: str = "", file: str = "", **kwargs) -> dict:
     )
 
 
-# Repositories and file names are as remembered by the fixtures' makers, but for the first file's.
+# Of the file names only the first was seen in public; the others could not be checked.
 default_cfgs = generate_default_cfgs(
     {
         "vim_tiny.in1k": _cfg("Vim-tiny-midclstok", "vim_t_midclstok_76p1acc.pth"),

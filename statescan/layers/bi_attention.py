@@ -31,11 +31,12 @@ class BiAttention(nn.Module):
 
 
 class AttentiveSum(BiAttention):
-    """The sum of K routes' outputs, each under the same attention: (B, H, W, K, C) → (B, H, W, C).
+    """The sum of K routes' outputs, each under the same attention.
 
-    A `merge` for scans.
+    (B, H, W, K, C) → (B, H, W, C) for grids, (B, L, K, C) → (B, L, C) for tokens. A `merge` for
+    scans.
     """
 
     def forward(self, y: Tensor) -> Tensor:
-        """Merge y (B, H, W, K, C)."""
-        return super().forward(y).sum(3)
+        """Merge y (B, ..., K, C)."""
+        return super().forward(y if y.dim() == 5 else y.unsqueeze(1)).sum(3).view_as(y[..., 0, :])

@@ -38,6 +38,17 @@ def test_classification_weights_in_a_model_without_class_token():
 
 
 @torch.no_grad()
+def test_downloaded_weights_come_out_of_their_container():
+    """What timm downloads it hands over as it is; so it does with `state_dict`."""
+    source = {"state_dict": {"model": CASE.group("sd."), "epoch": 3}, "num_classes": 10}
+    sizes = {"img_size": 48, "patch_size": 16, "depth": 3, "dim": 24, "num_classes": 10}
+    model = timm.create_model("test_vim", pretrained=True, pretrained_cfg_overlay=source, **sizes)
+    torch.testing.assert_close(
+        model.eval()(CASE.tensors["x"]), CASE.tensors["logits"], rtol=1e-4, atol=1e-5
+    )
+
+
+@torch.no_grad()
 def test_positions_of_another_image_size():
     """Resampled when they are loaded or when they are used, it is the same."""
     small = statescan.from_official("vim", CASE.kwargs, CASE.group("sd.")).eval()
@@ -85,8 +96,10 @@ def test_pyramid():
     assert model.feature_info.reduction() == [8, 32]
     assert [tuple(m.shape[2:]) for m in model(image(64, 96))] == [(8, 12), (2, 3)]
     assert set(model.model.out_norms) == {"1", "3"}
-    with pytest.raises(ValueError, match=r"pyramid is \(0, 0, 1, 2, 3\), expected at most 4 block"):
-        timm.create_model("test_vim", pyramid=(0, 0, 1, 2, 3))
+    with pytest.raises(
+        ValueError, match=r"pyramid is \(2, -1\), expected up to 4 blocks of 0 to 3"
+    ):
+        timm.create_model("test_vim", pyramid=(2, -1))
 
 
 def test_patches_overlap_with_a_stride_of_8():

@@ -96,6 +96,7 @@ def test_bi_attention_weighs_every_map_by_itself():
     torch.testing.assert_close(layer(y), want)
     torch.testing.assert_close(layer(y[..., 1, :]), want[..., 1, :])
     torch.testing.assert_close(merge(y), want.sum(3))
+    torch.testing.assert_close(merge(y.flatten(1, 2)), want.sum(3).flatten(1, 2))
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 6), (7, 4), (8, 9)], ids=str)
