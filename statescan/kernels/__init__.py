@@ -2,6 +2,10 @@
 
 import torch
 
+from .dwconv_silu import dwconv_silu
+from .dwconv_silu import op as _dwconv_silu
+from .merge_norm import merge_norm
+from .merge_norm import op as _merge_norm
 from .noncausal_ssd import noncausal_ssd
 from .noncausal_ssd import op as _noncausal_ssd
 from .recurrence_2d import op as _recurrence_2d
@@ -21,6 +25,8 @@ from .state_fusion import state_fusion
 
 __all__ = [
     "backends",
+    "dwconv_silu",
+    "merge_norm",
     "noncausal_ssd",
     "scan_2dmamba",
     "scan_mamba2d",
@@ -39,6 +45,8 @@ OPERATORS = {
     "ssd": _ssd,
     "recurrence_2d": _recurrence_2d,
     "state_fusion": _state_fusion,
+    "dwconv_silu": _dwconv_silu,
+    "merge_norm": _merge_norm,
 }
 
 

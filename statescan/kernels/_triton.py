@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 TYPES = (torch.float32, torch.bfloat16, torch.float16)  # of a kernel's inputs
+FOUND = find_spec("triton") is not None  # a constant where graphs are traced
 
 
-@cache
 def installed() -> bool:
     """Whether Triton is there to import."""
-    return find_spec("triton") is not None
+    return FOUND
 
 
 def serves(*tensors: Tensor | None) -> bool:
@@ -30,6 +30,19 @@ def describe(device: torch.device, otherwise: str) -> str:
     if device.type != "cuda":
         return otherwise
     return "Triton kernel" if installed() else f"{otherwise}: triton is not installed"
+
+
+@cache
+def processors(device: torch.device) -> int:
+    """Multiprocessors of a device; one where it is not a GPU, as in the interpreter."""
+    if device.type != "cuda":
+        return 1
+    return torch.cuda.get_device_properties(device).multi_processor_count
+
+
+def with_unit_stride(t: Tensor) -> Tensor:
+    """A tensor as it is where its last stride is 1, else a contiguous copy."""
+    return t if t.stride(-1) == 1 else t.contiguous()
 
 
 def launch(kernel, grid: tuple[int, ...], first: Tensor, *arguments, **options) -> None:

@@ -7,8 +7,10 @@ from functools import partial
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..kernels import selective_scan, selective_scan_states
+from ..kernels import dwconv_silu, merge_norm, selective_scan, selective_scan_states
+from ..kernels.dwconv_silu import is_fused as conv_is_fused
 from ..kernels.linear import Linear, linear
+from ..kernels.merge_norm import is_fused as norm_is_fused
 from .fusion import StateFusion
 from .parameters import Merge, SelectiveParameters
 from .recurrences import RECURRENCES
@@ -54,22 +56,26 @@ class S6(SelectiveParameters):
         fused = len(routes) * dim * d_state
         self.fusion = StateFusion(fused, state_fusion) if state_fusion else None
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Scan x (B, H, W, C)."""
+    def forward(self, x: Tensor, *, apart: bool = False) -> Tensor:
+        """Scan x (B, H, W, C); with `apart`, leave the sum to the caller: (B, H, W, K, C).
+
+        Outputs stay apart only where every route visits every position: others share their rows.
+        """
         H, W = x.shape[1:3]
         tokens = x.flatten(1, 2)
         if any(map(uses_blank, self.routes)):
             tokens = F.pad(tokens, (0, 0, 0, 1))  # the blank token, at index H·W
         table = route_table(self.routes, H, W, x.device)
         if self.fusion is None:
-            y = self.scan(tokens, table)[:, : H * W].unflatten(1, (H, W))
+            apart = apart and self.merge == "sum" and all(map(is_permutation, self.routes))
+            y = self.scan(tokens, table, apart)[:, : H * W].unflatten(1, (H, W))
         else:
             y = self.scan_and_fuse(tokens, table, x)
         if isinstance(self.merge, nn.Module):
             return self.merge(y)
         return y / len(self.routes) if self.merge == "mean" else y
 
-    def scan(self, x: Tensor, table: Tensor) -> Tensor:
+    def scan(self, x: Tensor, table: Tensor, apart: bool = False) -> Tensor:
         """Scan tokens x (B, L, C) along the routes of an index table (K, T)."""
         dt, B, C = self.project(x)
         return selective_scan(
@@ -82,7 +88,7 @@ class S6(SelectiveParameters):
             dt_weight=self.dt_proj_weight,
             dt_bias=self.dt_proj_bias,
             routes=table,
-            merge=not isinstance(self.merge, nn.Module),
+            merge=not (apart or isinstance(self.merge, nn.Module)),
             permutation=all(map(is_permutation, self.routes)),
         )
 
@@ -136,6 +142,35 @@ def scanner(
             f"state_fusion is {state_fusion!r}, but recurrence {recurrence!r} keeps its states"
         )
     return RECURRENCES[recurrence]
+
+
+def is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
+    """Whether a module is of just this class and nothing watches its calls, so that its parameters
+    alone say what it does.
+    """
+    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return type(module) is kind and not any(getattr(module, name) for name in hooks)
+
+
+def is_depthwise(conv: nn.Module) -> bool:
+    """Whether a module is a depthwise convolution that keeps the size of the map, zero outside."""
+    return (
+        is_plain(conv, nn.Conv2d)
+        and conv.groups == conv.in_channels == conv.out_channels
+        and conv.stride == conv.dilation == (1, 1)
+        and conv.kernel_size == (conv.kernel_size[0],) * 2
+        and conv.padding == (conv.kernel_size[0] // 2,) * 2
+        and conv.padding_mode == "zeros"
+    )
+
+
+def is_layer_norm(norm: nn.Module, channels: int) -> bool:
+    """Whether a module is a layer norm over the channels, with a weight."""
+    return (
+        is_plain(norm, nn.LayerNorm)
+        and norm.normalized_shape == (channels,)
+        and norm.weight is not None
+    )
 
 
 class Scan2d(nn.Module):
@@ -198,8 +233,25 @@ class Scan2d(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Mix the tokens of x (B, H, W, C)."""
         x = self.in_proj(x)
-        if self.gate:
-            x, z = x.chunk(2, dim=-1)
-        x = self.act(self.conv(x.permute(0, 3, 1, 2))).permute(0, 2, 3, 1)
-        y = self.norm(self.s6(x))
-        return self.out_proj(y * self.act(z) if self.gate else y)
+        x, z = x.chunk(2, dim=-1) if self.gate else (x, None)
+        return self.out_proj(self.scan(self.convolve(x), z))
+
+    def convolve(self, x: Tensor) -> Tensor:
+        """Convolution and activation of x (B, H, W, C), in one kernel where there is one."""
+        conv, act = self.conv, self.act
+        plain = is_plain(act, nn.SiLU) and is_depthwise(conv)
+        if plain and conv_is_fused(x, conv.weight, conv.bias):
+            return dwconv_silu(x, conv.weight, conv.bias)
+        return act(conv(x.permute(0, 3, 1, 2))).permute(0, 2, 3, 1)
+
+    def scan(self, x: Tensor, z: Tensor | None) -> Tensor:
+        """Scan of x, norm, and gate by z; after the scan one kernel where there is one."""
+        norm, act = self.norm, self.act
+        plain = is_layer_norm(norm, x.shape[-1]) and (z is None or is_plain(act, nn.SiLU))
+        if not (plain and norm_is_fused(x, norm.weight, norm.bias, z)):
+            y = norm(self.s6(x))
+            return y if z is None else y * act(z)
+        y = self.s6(x, apart=True) if is_plain(self.s6, S6) else self.s6(x)
+        z = None if z is None else z.flatten(1, 2)
+        y = merge_norm(y.flatten(1, 2), norm.weight, norm.bias, z, eps=norm.eps)
+        return y.unflatten(1, x.shape[1:3])

@@ -4,13 +4,13 @@ Every route is a program of its own whose output goes to rows of its own, added 
 Routes that visit positions again or leave some out take turns in one program and share the rows.
 """
 
-from functools import cache
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from .. import _triton
+from .._triton import processors
 from . import gpu_kernels as kernels
 from .streaming import CHUNK
 
@@ -32,14 +32,6 @@ def tile(N: int, once: bool, backward: bool) -> Tile:
     if N <= 2:
         return Tile(64, 8 if once and not backward else 4)
     return Tile(32, 2 if N > 8 and backward else 4)
-
-
-@cache
-def processors(device: torch.device) -> int:
-    """Multiprocessors of a device; one where it is not a GPU, as in the interpreter."""
-    if device.type != "cuda":
-        return 1
-    return torch.cuda.get_device_properties(device).multi_processor_count
 
 
 def in_rows(t: Tensor) -> Tensor:
