@@ -27,6 +27,7 @@ from triton.compiler import ASTSource
 
 from statescan.kernels import _triton
 from statescan.kernels.selective_scan import gpu as selective_scan
+from statescan.kernels.state_fusion import gpu as state_fusion
 
 CAPABILITIES = (80, 90)
 TYPES = {
@@ -61,6 +62,15 @@ def scan(N: int, *, rank: int = 0, dtype=torch.bfloat16, once: bool = True, batc
     selective_scan.backward(y, saved, *inputs)
 
 
+def fusion(channels: int, side: int, *, dtype=torch.bfloat16):
+    """Forward and backward of Spatial-Mamba's state fusion: the 25 taps of its three kernels."""
+    x = torch.empty(128, side, side, channels, dtype=dtype, device="meta")
+    weight = torch.empty(25, channels, device="meta")
+    dilated = ((d * i, d * j) for d in (1, 3, 5) for i in (-1, 0, 1) for j in (-1, 0, 1))
+    offsets = tuple(zip(*dict.fromkeys(dilated), strict=True))
+    state_fusion.backward(state_fusion.forward(x, weight, offsets), x, weight, offsets)
+
+
 CALLS: dict[str, Callable[[], None]] = {
     "N1 bf16": lambda: scan(1),
     "N1 bf16 rank 6": lambda: scan(1, rank=6),
@@ -69,6 +79,10 @@ CALLS: dict[str, Callable[[], None]] = {
     "N1 bf16 rank 6 any routes": lambda: scan(1, rank=6, once=False),
     "N16 bf16 rank 6": lambda: scan(16, rank=6),
     "N16 fp32": lambda: scan(16, dtype=torch.float32),
+    "state fusion bf16 C64": lambda: fusion(64, 56),
+    "state fusion bf16 C96": lambda: fusion(96, 56),
+    "state fusion fp16 C512": lambda: fusion(512, 7, dtype=torch.float16),
+    "state fusion fp32 C64": lambda: fusion(64, 56, dtype=torch.float32),
 }
 
 
@@ -141,8 +155,8 @@ def measure(names: list[str]) -> dict[str, dict[str, dict[str, Figures]]]:
     for name in names:
         kernels = table[name] = {}
         for kernel, arguments, options in launches(CALLS[name]):
-            local = " (local)" if options.get("LOCAL") else ""
-            label = kernel.__name__ + local
+            forms = [f" ({name.lower()})" for name in ("LOCAL", "BACK") if options.get(name)]
+            label = "".join([kernel.__name__, *forms])
             if label in kernels:
                 continue
             kernels[label] = {

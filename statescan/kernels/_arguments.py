@@ -83,6 +83,11 @@ def _look(routes: Tensor, length: int) -> Visits:
     return Visits(lowest, highest, once)
 
 
+def all_steps(routes: Tensor, length: int) -> bool:
+    """Whether every entry of a route table is a step, none of them -1."""
+    return routes.numel() == 0 or visits(routes, length).lowest >= 0
+
+
 def is_traced(tensor: Tensor) -> bool:
     """Whether values cannot be looked at: a graph is being traced, or there are none (meta)."""
     return torch.compiler.is_compiling() or type(tensor) is not Tensor or tensor.is_meta

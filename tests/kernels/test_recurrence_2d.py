@@ -94,6 +94,12 @@ def test_blocks_cover_batch_and_channels_once(block, monkeypatch):
     assert (count == 1).all()
 
 
+def test_blocks_fill_a_gpu():
+    elsewhere = torch.empty(128, 14, 14, 192, device="meta")
+    assert len(list(streaming.blocks(elsewhere, N=1))) == 1
+    assert len(list(streaming.blocks(elsewhere, N=16))) == 3
+
+
 # Every 2x2 example has one channel and one state, C = 1, dt so that delta = 1, B = 1, D = 10.
 DELTA_ONE = math.log(math.e - 1)  # softplus of it is 1
 HALF, THIRD = -math.log(2), -math.log(3)  # decays of 1/2 and 1/3
@@ -342,6 +348,7 @@ def test_nothing_to_scan(name):
 
 def test_backends_are_told():
     assert backends()["recurrence_2d"]["cpu"] == "streaming torch"
+    assert "no Triton kernel yet" in op.describe_backend(torch.device("cuda"))
 
 
 GRID, STATE = (2, 3, 4, 5), (2, 3, 4, 2)

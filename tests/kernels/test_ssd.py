@@ -6,8 +6,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
-from statescan.kernels import backends, noncausal_ssd, selective_scan, ssd
-from statescan.kernels.noncausal_ssd import noncausal_ssd_reference
+from statescan.kernels import _arguments, backends, noncausal_ssd, selective_scan, ssd
+from statescan.kernels.noncausal_ssd import noncausal_ssd_reference, products
 from statescan.kernels.noncausal_ssd import op as noncausal_op
 from statescan.kernels.ssd import chunked, ssd_reference
 from statescan.kernels.ssd import op as ssd_op
@@ -196,6 +196,101 @@ def test_low_precision_is_as_good_as_its_inputs(function, dtype):
     assert_matches(got, want, max(4 * torch.finfo(dtype).eps, 2e-5))
 
 
+@pytest.fixture
+def narrow(monkeypatch):
+    """Where a GPU's narrow products run: there, or as exact products of rounded factors."""
+    if torch.cuda.is_available() and products.has_wide_products(torch.device("cuda")):
+        return "cuda"
+    monkeypatch.setattr(products, "has_wide_products", lambda device: True)
+    monkeypatch.setattr(products, "wide_bmm", lambda a, b: torch.bmm(a.float(), b.float()))
+    return "cpu"
+
+
+def on(device, inputs):
+    """The same numbers on a device, as new leaves."""
+    return {name: t.detach().to(device).requires_grad_() for name, t in inputs.items()}
+
+
+def narrow_run(device, inputs):
+    """Results on a device, as on a CPU."""
+    return {name: t.cpu() for name, t in run(noncausal_ssd, on(device, inputs)).items()}
+
+
+LOW = pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+
+
+@LOW
+@pytest.mark.parametrize("wide", ["", "dt A D dt_bias", "x dt A D dt_bias"])
+@pytest.mark.parametrize("sizes", [(2, 130, 3, 5, 4), (1, 1, 1, 1, 1), (3, 40, 2, 8, 16)])
+def test_narrow_factors_are_as_good_as_their_type(narrow, dtype, wide, sizes):
+    inputs = make_noncausal(*sizes, dtype=dtype)
+    inputs |= convert({name: inputs[name] for name in wide.split()}, torch.float32)
+    got = narrow_run(narrow, inputs)
+    assert all(got[name].dtype == t.dtype for name, t in inputs.items())
+    want = run(noncausal_ssd, convert(inputs, torch.float64))
+    assert_matches(got, want, 4 * torch.finfo(dtype).eps)
+
+
+@LOW
+@pytest.mark.parametrize("scale", [2.0**-9, 1, 2.0**9], ids=["small", "plain", "large"])
+def test_narrow_factors_keep_their_range(narrow, dtype, scale):
+    """Sums over positions and gradients leave float16's range, at either end."""
+    inputs = make_noncausal(2, 500, 2, 3, 4, dtype=torch.float32)
+    with torch.no_grad():
+        for name in ("x", "B", "C"):
+            inputs[name].abs_().mul_(scale)
+        inputs["D"].zero_()
+    low = convert({name: inputs[name] for name in ("B", "C")}, dtype)
+    inputs |= low
+    got = narrow_run(narrow, inputs)
+    want = run(noncausal_ssd, convert(inputs, torch.float64))
+    assert scale <= 1 or want["y"].abs().max() > torch.finfo(torch.float16).max
+    for name in ("y", "x", "dt", "A", "B", "C"):
+        error = (got[name].double() - want[name]).abs().max()
+        limit = torch.finfo(low["B"].dtype).max if name in low else torch.inf
+        if want[name].abs().max() < limit:
+            assert error <= 8 * torch.finfo(dtype).eps * want[name].abs().max(), name
+
+
+@LOW
+def test_narrow_states_are_float32(narrow, dtype):
+    inputs = on(narrow, make_noncausal(2, 9, 2, 3, 4, dtype=dtype))
+    y, h = noncausal_op._forward(*(t.detach() for t in inputs.values()))
+    assert (y.dtype, h.dtype) == (dtype, torch.float32)
+
+
+@LOW
+def test_narrow_factors_of_nothing(narrow, dtype):
+    inputs = make_noncausal(2, 3, 2, 3, 4, dtype=dtype)
+    zero = {name: torch.zeros_like(t).requires_grad_() for name, t in inputs.items()}
+    assert all(not value.any() for value in narrow_run(narrow, zero).values())
+    for sizes in ((2, 0, 2, 3, 4), (0, 5, 2, 3, 4)):
+        got = narrow_run(narrow, make_noncausal(*sizes, dtype=dtype))
+        assert got["y"].numel() == 0
+        assert not got["A"].any()
+
+
+@LOW
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_narrow_factors_keep_bad_numbers_in_their_sample(narrow, dtype, bad):
+    inputs = make_noncausal(3, 9, 2, 3, 4, dtype=dtype)
+    clean = narrow_run(narrow, inputs)
+    inputs["x"].data[1, 4] = bad
+    got = narrow_run(narrow, inputs)
+    assert not got["y"][1].isfinite().all()
+    for name in ("y", "x", "dt", "B", "C"):
+        assert torch.equal(got[name][[0, 2]], clean[name][[0, 2]])
+
+
+@LOW
+def test_narrow_factors_give_the_same_bits_in_every_run(narrow, dtype):
+    inputs = make_noncausal(2, 200, 2, 8, 16, dtype=dtype)
+    first = narrow_run(narrow, inputs)
+    for _ in range(3):
+        again = narrow_run(narrow, inputs)
+        assert all(torch.equal(first[name], again[name]) for name in first)
+
+
 @OPERATORS
 def test_runs_under_autocast_on_mixed_dtypes(function):
     inputs = make(function)
@@ -294,6 +389,38 @@ def test_blocks_of_samples_give_the_same_numbers(monkeypatch):
     monkeypatch.setattr(chunked, "BLOCK", 2 * 64 * 64 * 8)  # two samples at a time
     assert len(list(chunked.blocks(chunked.flatten(**inputs, merge=True), 5))) == 3
     assert_matches(run(ssd, inputs), want, 1e-13)
+
+
+def test_blocks_fill_a_gpu():
+    inputs = chunked.flatten(**make(ssd, batch=5), merge=True)
+    elsewhere = inputs._replace(A=inputs.A.to("meta"))
+    rows = chunked.CHUNK * max(chunked.CHUNK * inputs.A.numel(), 2 * inputs.x.shape[1])
+    size = chunked.GPU_BLOCK // rows
+    assert list(chunked.blocks(elsewhere, size + 1)) == [slice(0, size), slice(size, size + 1)]
+
+
+@pytest.mark.parametrize("given", [True, False], ids=["given", "by-default"])
+def test_a_table_is_looked_at_once(given, monkeypatch):
+    """On a GPU a look waits for everything before it."""
+    looks = []
+    look = _arguments._look
+    monkeypatch.setattr(_arguments, "_look", lambda *table: looks.append(table) or look(*table))
+    inputs = make_ssd(1, 1000 + given, 2, 2, 1, 1, 3, dtype=torch.float32)
+    if not given:
+        del inputs["routes"]
+    for _ in range(2):
+        ssd(**inputs).sum().backward()
+    assert len(looks) == 1
+
+
+def test_tables_made_in_inference_serve_training():
+    with torch.inference_mode():
+        inputs = make_ssd(1, 11, 2, 2, 1, 1, 3)
+        del inputs["routes"]
+        ssd(**inputs)
+    inputs = make_ssd(1, 11, 2, 2, 1, 1, 3)
+    del inputs["routes"]
+    ssd(**inputs).sum().backward()
 
 
 def test_positions_nobody_visits_are_zero():
@@ -491,6 +618,17 @@ def test_backends_are_told():
     told = backends()
     assert told["ssd"]["cpu"] == "chunked torch"
     assert told["noncausal_ssd"]["cpu"] == "matrix products in torch"
+    gpu = torch.device("cuda")
+    assert "no Triton kernel yet" in ssd_op.describe_backend(gpu)
+    products_there = noncausal_op.describe_backend(gpu)
+    assert ("tensor cores" in products_there) == products.has_wide_products(gpu)
+
+
+def test_a_torch_without_wide_products_multiplies_float32(monkeypatch):
+    monkeypatch.setattr(torch.version, "cuda", None)
+    B = torch.empty(1, 2, 3, dtype=torch.bfloat16)
+    assert products.factor_dtype(B, B, torch.float32) == torch.float32
+    assert "in float32" in noncausal_op.describe_backend(torch.device("cuda"))
 
 
 def zeros(name, *shape, **options):

@@ -10,8 +10,16 @@ from . import products
 
 
 def describe_backend(device: torch.device) -> str:
-    """Which backend serves a device."""
-    return "matrix products in torch"
+    """Which backend serves a device, and why.
+
+    On a GPU the products are its library's own; a Triton kernel could only spare passes over x and
+    y for what is done at each position.
+    """
+    if device.type == "cpu":
+        return "matrix products in torch"
+    if products.has_wide_products(device):
+        return "matrix products in torch, of bfloat16 and float16 on tensor cores"
+    return "matrix products in torch, in float32: this torch has none of low precision into float32"
 
 
 @torch.library.custom_op("statescan::noncausal_ssd", mutates_args=())
@@ -102,8 +110,10 @@ def noncausal_ssd(
 
     Inside a shape, B is the batch, L the positions, H the heads, P the channels a head and N the
     states a channel. Low-precision inputs are upcast; the state and all sums are float32 (float64
-    if any input is). The result is the same, bit for bit, in every run. FLOP counters of torch
-    see every multiplication, addition and transcendental function of the definition.
+    if any input is). On a GPU, where B and C are bfloat16 or float16, `w x`, the state and their
+    gradients are rounded to that type before they are multiplied, without overflow. The result is
+    the same, bit for bit, in every run. FLOP counters of torch see every multiplication, addition
+    and transcendental function of the definition.
 
     Args:
         x: (B, L, H, P) input.

@@ -12,8 +12,14 @@ from . import streaming
 
 
 def describe_backend(device: torch.device) -> str:
-    """Which backend serves a device."""
-    return "streaming torch"
+    """Which backend serves a device, and why.
+
+    A Triton kernel would pay on a GPU: torch keeps N decays and N states a cell and channel in
+    memory, several times, and launches a kernel a row, column or anti-diagonal.
+    """
+    if device.type == "cpu":
+        return "streaming torch"
+    return "streaming torch: no Triton kernel yet, which would keep states in registers"
 
 
 @torch.library.custom_op("statescan::scan_2dmamba", mutates_args=())

@@ -18,6 +18,7 @@ from .._arguments import compute_dtype
 from ..selective_scan.streaming import LOG2E, softplus, sum_states
 
 BLOCK = 2**19  # states of a block: enough to hide dispatch, few enough for memory
+GPU_BLOCK = 2**25  # enough for every row, column or anti-diagonal to fill a GPU
 
 
 # Blocks: arguments of 4 dimensions are cut by sample and channel, of 5 (B and C) by sample, the
@@ -25,10 +26,11 @@ BLOCK = 2**19  # states of a block: enough to hide dispatch, few enough for memo
 
 
 def blocks(x: Tensor, N: int) -> Iterator[tuple[slice, slice]]:
-    """Slices of samples and of channels whose states number about BLOCK."""
+    """Slices of samples and of channels whose states number about BLOCK, or GPU_BLOCK."""
     batch, H, W, channels = x.shape
-    width = min(channels, max(1, BLOCK // max(1, H * W * N)))
-    size = max(1, BLOCK // max(1, H * W * N * width))
+    most = BLOCK if x.device.type == "cpu" else GPU_BLOCK
+    width = min(channels, max(1, most // max(1, H * W * N)))
+    size = max(1, most // max(1, H * W * N * width))
     for b in range(0, batch, size):
         for c in range(0, channels, width):
             yield slice(b, b + size), slice(c, c + width)

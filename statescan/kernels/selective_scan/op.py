@@ -14,6 +14,7 @@ from .._arguments import (
     compute_dtype,
 )
 from .._registration import join
+from .._tables import in_order
 from . import cpu, streaming
 
 
@@ -167,7 +168,7 @@ def selective_scan(
     Source: Mamba, arXiv 2312.00752, algorithm 2; as a 2-D scan VMamba, arXiv 2401.10166.
     """
     if routes is None:
-        routes, permutation = torch.arange(x.shape[1], device=x.device).unsqueeze(0), True
+        routes, permutation = in_order(x.shape[1], x), True
     _check(x, dt, A, B, C, D, dt_weight, dt_bias, routes)
     once = check_permutation(routes, x.shape[1], permutation)
     K, channels, _ = A.shape
@@ -200,7 +201,7 @@ def selective_scan_states(
     check_dims(dt=(dt, (4,)), A=(A, (3,)), B=(B, (4,)))
     K, _, N = A.shape
     if routes is None:
-        routes, permutation = torch.arange(x.shape[1], device=x.device).unsqueeze(0), True
+        routes, permutation = in_order(x.shape[1], x), True
     _check(x, dt, A, B, B, None, dt_weight, dt_bias, routes)
 
     def by_state(t: Tensor | None, dim: int) -> Tensor | None:  # each state is a route of its own

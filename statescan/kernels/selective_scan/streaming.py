@@ -16,10 +16,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .._arguments import compute_dtype
+from .._arguments import all_steps, compute_dtype
 
 CHUNK = 64  # steps between two saved states
 BLOCK = 2**18  # elements of a chunk's states: enough to hide dispatch, few enough for caches
+GPU_BLOCK = 2**24  # fills a GPU
 
 LOG2E = math.log2(math.e)
 
@@ -49,6 +50,7 @@ class Inputs(NamedTuple):
     routes: Tensor  # (K, T)
     length: int
     x_shared: bool
+    all_steps: bool  # whether no route has a step that is none
 
 
 class Chunk(NamedTuple):
@@ -81,28 +83,30 @@ def flatten(x, dt, A, B, C, D, dt_weight, dt_bias, routes) -> Inputs:
         routes=routes.long(),
         length=dt.shape[1],
         x_shared=x.dim() == 3,
+        all_steps=all_steps(routes, dt.shape[1]),
     )
 
 
-def places(routes: Tensor, samples: slice, length: int) -> tuple[Tensor, Tensor, Tensor | None]:
+def places(
+    routes: Tensor, samples: slice, length: int, all_steps: bool
+) -> tuple[Tensor, Tensor, Tensor | None]:
     """Where steps (K, T) of the routes read for some samples.
 
     Returns the row of each (sample, position), (K·B·T,); the row of each (sample, position, route),
-    (K·B·T,); and a mask (K, 1, T, 1) of the steps that are none, if there are any.
+    (K·B·T,); and a mask (K, 1, T, 1) of the steps that are none, unless all are steps.
     """
     K, routes = len(routes), routes[:, None]
     sample = torch.arange(samples.start, samples.stop, device=routes.device)[:, None]
     position = sample * length + routes.clamp_min(0)
     visit = position * K + torch.arange(K, device=routes.device)[:, None, None]
-    skip = routes[..., None] < 0
-    return position.flatten(), visit.flatten(), skip if bool(skip.any()) else None
+    return position.flatten(), visit.flatten(), None if all_steps else routes[..., None] < 0
 
 
 def gather(inputs: Inputs, steps: slice, samples: slice) -> Chunk:
     """Read some steps of every route for some samples."""
     routes = inputs.routes[:, steps]
     K, T = routes.shape
-    position, visit, skip = places(routes, samples, inputs.length)
+    position, visit, skip = places(routes, samples, inputs.length, inputs.all_steps)
 
     def read(rows: Tensor, index: Tensor) -> Tensor:
         rows = rows.index_select(0, index).to(inputs.A.dtype)
@@ -164,9 +168,10 @@ def chunks(inputs: Inputs) -> list[slice]:
 
 
 def blocks(inputs: Inputs) -> Iterator[slice]:
-    """The samples, in slices whose chunks hold about BLOCK elements."""
+    """The samples, in slices whose chunks hold about BLOCK elements, or GPU_BLOCK."""
     batch = len(inputs.dt) // (inputs.length * len(inputs.routes))
-    size = max(1, BLOCK // (CHUNK * inputs.A.numel()))
+    most = BLOCK if inputs.A.device.type == "cpu" else GPU_BLOCK
+    size = max(1, most // (CHUNK * inputs.A.numel()))
     return (slice(start, min(start + size, batch)) for start in range(0, batch, size))
 
 

@@ -17,11 +17,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .._arguments import compute_dtype
+from .._arguments import all_steps, compute_dtype
 from ..selective_scan.streaming import add_rows, places, softplus
 
 CHUNK = 64  # steps between two saved states
 BLOCK = 2**20  # elements of a chunk's decays or inputs: hides dispatch, stays near caches
+GPU_BLOCK = 2**24  # fills a GPU
 
 
 class Inputs(NamedTuple):
@@ -38,6 +39,7 @@ class Inputs(NamedTuple):
     length: int
     x_shared: bool
     merge: bool
+    all_steps: bool  # whether no route has a step that is none
     grows: bool  # whether any A is above zero
 
 
@@ -78,6 +80,7 @@ def flatten(x, dt, A, B, C, D, dt_bias, routes, merge) -> Inputs:
         length=dt.shape[1],
         x_shared=x.dim() == 4,
         merge=merge,
+        all_steps=all_steps(routes, dt.shape[1]),
         grows=bool((A > 0).any()),
     )
 
@@ -86,7 +89,7 @@ def gather(inputs: Inputs, steps: slice, samples: slice) -> Chunk:
     """Read some steps of every route for some samples."""
     routes = inputs.routes[:, steps]
     K, T = routes.shape
-    position, visit, skip = places(routes, samples, inputs.length)
+    position, visit, skip = places(routes, samples, inputs.length, inputs.all_steps)
     G, R = inputs.A.shape[2:4]
 
     def read(rows: Tensor, index: Tensor, *shape: int) -> Tensor:
@@ -170,9 +173,10 @@ def cut(steps: slice, size: int) -> list[slice]:
 
 
 def blocks(inputs: Inputs, batch: int) -> Iterator[slice]:
-    """The samples, in slices whose chunks hold about BLOCK elements."""
+    """The samples, in slices whose chunks hold about BLOCK elements, or GPU_BLOCK."""
     widest = max(CHUNK * inputs.A.numel(), inputs.x.shape[1] * len(inputs.routes))
-    size = max(1, BLOCK // max(1, CHUNK * widest))
+    most = BLOCK if inputs.A.device.type == "cpu" else GPU_BLOCK
+    size = max(1, most // max(1, CHUNK * widest))
     return (slice(start, min(start + size, batch)) for start in range(0, batch, size))
 
 

@@ -4,14 +4,28 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from .._arguments import check_dims, check_positions, check_routes, check_tensors, compute_dtype
+from .._arguments import (
+    check_dims,
+    check_positions,
+    check_routes,
+    check_tensors,
+    compute_dtype,
+    is_traced,
+)
 from .._registration import join
+from .._tables import in_order
 from . import chunked, gradients
 
 
 def describe_backend(device: torch.device) -> str:
-    """Which backend serves a device."""
-    return "chunked torch"
+    """Which backend serves a device, and why.
+
+    A Triton kernel would pay on a GPU: torch writes the decays within a chunk, CHUNK times as many
+    as there are steps, to memory a dozen times, and launches some fifty small kernels a chunk.
+    """
+    if device.type == "cpu":
+        return "chunked torch"
+    return "chunked torch: no Triton kernel yet, which would keep decays out of memory"
 
 
 @torch.library.custom_op("statescan::ssd", mutates_args=())
@@ -26,7 +40,8 @@ def _forward(
     routes: Tensor,
     merge: bool,
 ) -> tuple[Tensor, Tensor]:
-    check_positions(routes, dt.shape[1])
+    if x.device.type == "cpu":  # elsewhere torch's own checks stop what leaves the image
+        check_positions(routes, dt.shape[1])
     with torch.autocast(x.device.type, enabled=False):  # sums stay in the state's dtype
         return chunked.forward(x, dt, A, B, C, D, dt_bias, routes, merge)
 
@@ -144,8 +159,10 @@ def ssd(
     Source: Mamba-2, arXiv 2405.21060, section 6.
     """
     if routes is None:
-        routes = torch.arange(x.shape[1], device=x.device).unsqueeze(0)
+        routes = in_order(x.shape[1], x)
     _check(x, dt, A, B, C, D, dt_bias, routes)
+    if not is_traced(routes):
+        check_positions(routes, x.shape[1])
     return _forward(x, dt, A, B, C, D, dt_bias, routes, merge)[0]
 
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from .. import _c
 from .._arguments import compute_dtype
+from . import padded
 
 MOST_TAPS = 64
 SIZES = ("batch", "H", "W", "C", "rows", "columns", "T")
@@ -55,3 +56,15 @@ def tap_dweight(
     call.point(dweight=slots)
     call.run("tap_dweight", len(slots))
     return slots.sum(0)
+
+
+def forward(x: Tensor, weight: Tensor, offsets: Sequence[Sequence[int]]) -> Tensor:
+    """Weighted sum of x (B, H, W, C) at each tap, the border replicated: (B, H, W, C)."""
+    return padded.forward(tap_sum, x, weight, offsets)
+
+
+def backward(
+    dout: Tensor, x: Tensor, weight: Tensor, offsets: Sequence[Sequence[int]]
+) -> tuple[Tensor, Tensor]:
+    """Gradients of x and of the weight."""
+    return padded.backward(tap_sum, tap_dweight, dout, x, weight, offsets)

@@ -1,70 +1,73 @@
 """`state_fusion`: checks its arguments and runs the fastest path for their device."""
 
+import math
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from .. import _c
+from .. import _c, _triton
 from .._arguments import check_dims, check_tensors, compute_dtype
 from .._registration import join
+from .._tables import table
+from ..selective_scan.streaming import add_rows
 from . import cpu, streaming
+
+
+def backend(x: Tensor, weight: Tensor):
+    """The module that serves a map and its taps: C on a CPU, Triton on a GPU, or torch for both."""
+    if x.device.type == "cpu" and _c.library() and len(weight) <= cpu.MOST_TAPS:
+        return cpu
+    if _triton.serves(x, weight):
+        from . import gpu
+
+        return gpu
+    return streaming
 
 
 def describe_backend(device: torch.device) -> str:
     """Which backend serves a device, and why."""
-    return _c.describe() if device.type == "cpu" else "torch convolutions"
+    return _triton.describe(device, "streaming torch") if device.type != "cpu" else _c.describe()
 
 
-def _backend():
-    return cpu if _c.library() else streaming
+@torch.library.custom_op("statescan::tap_sum", mutates_args=())
+def _forward(x: Tensor, weight: Tensor, dy: Sequence[int], dx: Sequence[int]) -> Tensor:
+    """Weighted sum of shifted maps: tap t reads x (B, H, W, C) at (i + dy[t], j + dx[t]).
 
-
-@torch.library.custom_op("statescan::tap_sum", mutates_args=(), device_types="cpu")
-def _forward(x: Tensor, weight: Tensor, dy: Sequence[int], dx: Sequence[int], inset: int) -> Tensor:
-    """Sum of shifted maps: output (i, j) reads x (B, H, W, C) at (i + inset + dy, j + inset + dx).
-
-    The output is (B, H - 2·inset, W - 2·inset, C); weight is (T, C), a row for each shift.
+    Beyond the map it reads the border. The weight is (T, C), the sum (B, H, W, C) in x's dtype.
     """
-    size = [n - 2 * inset for n in x.shape[1:3]]
-    offsets = [[d + inset for d in values] for values in (dy, dx)]
-    return _backend().tap_sum(x, weight, offsets, size).to(x.dtype)
+    with torch.autocast(x.device.type, enabled=False):  # sums stay in the weight's dtype
+        return backend(x, weight).forward(x, weight, (dy, dx))
 
 
 @_forward.register_fake
-def _(x, weight, dy, dx, inset):
-    batch, H, W, channels = x.shape
-    return x.new_empty(batch, H - 2 * inset, W - 2 * inset, channels)
+def _(x, weight, dy, dx):
+    return x.new_empty(x.shape)
 
 
-@torch.library.custom_op("statescan::tap_sum_backward", mutates_args=(), device_types="cpu")
+@torch.library.custom_op("statescan::tap_sum_backward", mutates_args=())
 def _backward(
-    dout: Tensor, x: Tensor, weight: Tensor, dy: Sequence[int], dx: Sequence[int], inset: int
+    dout: Tensor, x: Tensor, weight: Tensor, dy: Sequence[int], dx: Sequence[int]
 ) -> list[Tensor]:
-    backend = _backend()
-    offsets = [[d + inset for d in values] for values in (dy, dx)]
-    back = [[-d for d in values] for values in offsets]
-    grad_x = backend.tap_sum(dout, weight, back, x.shape[1:3])
-    grad_weight = backend.tap_dweight(dout, x, weight, offsets)
-    return [grad_x.to(x.dtype), grad_weight.to(weight.dtype)]
+    """Gradients of x and of the weight."""
+    with torch.autocast(x.device.type, enabled=False):
+        return list(backend(x, weight).backward(dout, x, weight, (dy, dx)))
 
 
 join(_forward, _backward, differentiable=2)
 
 
 @register_flop_formula(torch.ops.statescan.tap_sum)
-def _flops(x, weight, dy, dx, inset, *, out_shape) -> int:
+def _flops(x, weight, dy, dx, *, out_shape) -> int:
     """A multiplication and an addition for each tap, position and channel."""
-    batch, rows, columns, channels = out_shape
-    return 2 * batch * rows * columns * channels * weight[0]
+    return 2 * math.prod(x) * weight[0]
 
 
 @register_flop_formula(torch.ops.statescan.tap_sum_backward)
-def _flops_backward(dout, x, weight, dy, dx, inset, *, out_shape) -> int:
-    """As many for the gradient of x, read at every position of x, and for that of the weight."""
-    return sum(2 * batch * H * W * channels * weight[0] for batch, H, W, channels in (dout, x))
+def _flops_backward(dout, x, weight, dy, dx, *, out_shape) -> int:
+    """As many for the gradient of x and for that of the weight."""
+    return 4 * math.prod(x) * weight[0]
 
 
 def state_fusion(
@@ -73,7 +76,8 @@ def state_fusion(
     """Structure-aware state fusion: each state becomes a weighted sum of its neighbours'.
 
     `Σ_j alpha_j · conv(h; weights_j, dilations_j)`, depthwise, with replicas of the border around
-    the map. On a CPU all kernels are merged into one of their distinct taps.
+    the map. All kernels are merged into one of their distinct taps, and sums are float32 (float64
+    if any input is). The result is the same, bit for bit, in every run.
 
     Args:
         h: (B, H, W, C) states, see `selective_scan_states`.
@@ -91,24 +95,9 @@ def state_fusion(
     """
     _check(h, weights, alpha, dilations)
     dtype = compute_dtype(h, alpha, *weights)
-    with torch.autocast(h.device.type, enabled=False):  # sums stay in the state's dtype
-        weights = [weight.to(dtype) for weight in weights]
-        return _fuse(h.to(dtype), weights, alpha.to(dtype), dilations).to(h.dtype)
-
-
-def _fuse(h: Tensor, weights: Sequence[Tensor], alpha: Tensor, dilations: Sequence[int]) -> Tensor:
-    sides = [weight.shape[-1] // 2 * d for weight, d in zip(weights, dilations, strict=True)]
-    reach = max(sides)
-    around = F.pad(h.permute(0, 3, 1, 2), [reach] * 4, mode="replicate")
-    offsets, merged = _merge(weights, alpha, dilations)
-    if h.device.type == "cpu" and len(merged) <= cpu.MOST_TAPS:
-        return _forward(around.permute(0, 2, 3, 1), merged, *offsets, reach)
-    H, W = h.shape[1:3]
-    fused = 0
-    for a, weight, d, side in zip(alpha, weights, dilations, sides, strict=True):
-        seen = around.narrow(2, reach - side, H + 2 * side).narrow(3, reach - side, W + 2 * side)
-        fused = fused + F.conv2d(seen, a * weight, dilation=d, groups=len(weight))
-    return fused.permute(0, 2, 3, 1)
+    with torch.autocast(h.device.type, enabled=False):
+        offsets, merged = _merge([w.to(dtype) for w in weights], alpha.to(dtype), dilations)
+    return _forward(h, merged, *offsets)
 
 
 def _merge(
@@ -123,7 +112,7 @@ def _merge(
         index += [places.setdefault((dy, dx), len(places)) for dy in steps for dx in steps]
     rows = torch.cat([a * w.flatten(1).mT for a, w in zip(alpha, weights, strict=True)])
     merged = rows.new_zeros(len(places), rows.shape[1])
-    merged = merged.index_add(0, torch.tensor(index, device=rows.device), rows)
+    add_rows(merged, table(tuple(index), rows), rows)
     return [list(column) for column in zip(*places, strict=True)], merged
 
 

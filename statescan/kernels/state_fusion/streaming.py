@@ -7,15 +7,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .._arguments import compute_dtype
+from . import padded
 
 
 def _views(x: Tensor, offsets: Sequence[Sequence[int]], size: Sequence[int]) -> Iterator[Tensor]:
     """What each tap reads, (B, *size, C), zero outside the map."""
-    reach = max(max(map(abs, values)) for values in offsets) + max(size)
-    around = F.pad(x, (0, 0, reach, reach, reach, reach))
+    before = [max(0, -min(values)) for values in offsets]
+    after = [max(0, max(v) + n - m) for v, n, m in zip(offsets, size, x.shape[1:3], strict=True)]
+    around = F.pad(x, (0, 0, before[1], after[1], before[0], after[0]))
     for dy, dx in zip(*offsets, strict=True):
-        rows = slice(reach + dy, reach + dy + size[0])
-        yield around[:, rows, reach + dx : reach + dx + size[1]]
+        top, left = before[0] + dy, before[1] + dx
+        yield around[:, top : top + size[0], left : left + size[1]]
 
 
 def tap_sum(x, weight, offsets, size) -> Tensor:
@@ -32,3 +34,13 @@ def tap_dweight(dout, x, weight, offsets) -> Tensor:
     dtype = compute_dtype(x, weight)
     views = _views(x.to(dtype), offsets, dout.shape[1:3])
     return torch.stack([(dout.to(dtype) * view).sum((0, 1, 2)) for view in views])
+
+
+def forward(x, weight, offsets) -> Tensor:
+    """Weighted sum of x (B, H, W, C) at each tap, the border replicated: (B, H, W, C)."""
+    return padded.forward(tap_sum, x, weight, offsets)
+
+
+def backward(dout, x, weight, offsets) -> tuple[Tensor, Tensor]:
+    """Gradients of x and of the weight."""
+    return padded.backward(tap_sum, tap_dweight, dout, x, weight, offsets)
