@@ -85,9 +85,10 @@ def run(section: Section, only: str, deadline: float, keep: Callable[[dict], Non
                 raise TimeoutError("no time left")
             rows[name] = measure()
             section.show(name, rows[name])
-        except (RuntimeError, TimeoutError) as error:  # out of memory and wrong results too
-            missing.append(f"{name}: {str(error).splitlines()[0]}")
-            rows[name] = {"missing": str(error).splitlines()[0]}
+        except Exception as error:  # wrong results, memory, compilers: the other rows go on
+            reason = f"{type(error).__name__}: {error}".splitlines()[0]
+            missing.append(f"{name}: {reason}")
+            rows[name] = {"missing": reason}
             print("NOT MEASURED", missing[-1])
         sys.stdout.flush()
         keep(rows)

@@ -13,10 +13,10 @@ from statescan.kernels.selective_scan.gpu import Tile
 
 BLOCKS, STEPS, WARPS = (32, 64, 128), (2, 4, 8), (1, 2)
 LINES = {
-    "N=1": Line(32, 56, 56, 192, "cross", 1, 6),
-    "N=1, full dt": Line(32, 56, 56, 192, "cross", 1),
+    "N=1": Line(128, 56, 56, 192, "cross", 1, 6),
+    "N=1, full dt": Line(128, 56, 56, 192, "cross", 1),
     "N=1, batch 1": Line(1, 200, 320, 192, "cross", 1, 6),
-    "N=16": Line(32, 56, 56, 192, "cross", 16, 6),
+    "N=16": Line(128, 56, 56, 192, "cross", 16, 6),
 }
 MOST_STATES = 2048  # of a program: more do not stay in registers
 MOST_DECAYS = 2048  # of steps read together: more take minutes to compile

@@ -21,7 +21,7 @@ from typing import NamedTuple
 import torch
 
 ROOT = Path(__file__).parents[1]
-PYTEST = ["-m", "pytest", "-q", "-p", "no:cacheprovider"]
+PYTEST = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "default"]  # other versions warn
 
 
 class Step(NamedTuple):

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import timm
 import torch
+from gpu_timing import poisoned
 from timm.models import model_entrypoint
 from torch import Tensor
 
@@ -167,10 +168,12 @@ def compare(case: Case, dtype: torch.dtype, device: str, runs: int = RUNS) -> No
     """
     inputs = make_inputs(case, dtype)
     want = results(case, on("cpu", inputs, torch.float64))
-    moved = on(device, inputs)
+    moved, limit = on(device, inputs), max(1e-4, 4 * torch.finfo(dtype).eps)
+    with poisoned():  # where torch's own operators take deterministic forms, too
+        assert_near(results(case, moved), want, limit)
     got = results(case, moved)
     assert all(got[name].dtype == t.dtype for name, t in inputs.items())
-    assert_near(got, want, max(1e-4, 4 * torch.finfo(dtype).eps))
+    assert_near(got, want, limit)
     for _ in range(runs - 1):
         again = results(case, moved)
         changed = [name for name, t in got.items() if not torch.equal(again[name], t)]
@@ -210,8 +213,8 @@ def off(got: Results, want: Results) -> float:
 
 
 def compare_model(name: str, dtype: torch.dtype, device: str, size: int) -> None:
-    """A model on a device is as near float64 as twice the CPU's error in the same type."""
+    """A model on a device is within 1e-4 of float64, or twice the CPU's error in the same type."""
     want = model_results(name, torch.float64, "cpu", size)
     on_cpu = off(model_results(name, dtype, "cpu", size), want)
     on_device = off(model_results(name, dtype, device, size), want)
-    assert on_device <= 2 * on_cpu, f"{on_device:.1e}, on a CPU {on_cpu:.1e}"
+    assert on_device <= max(1e-4, 2 * on_cpu), f"{on_device:.1e}, on a CPU {on_cpu:.1e}"

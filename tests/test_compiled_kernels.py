@@ -5,17 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import kernel_limits as limits
+import kernel_traffic
 import pytest
+import torch
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
-
-
-@pytest.fixture
-def limits(monkeypatch):
-    monkeypatch.syspath_prepend(FOLDER)
-    import kernel_limits
-
-    return kernel_limits
 
 
 def test_kernels_compile_as_recorded():
@@ -32,14 +27,14 @@ def test_kernels_compile_as_recorded():
     assert run.returncode == 0, run.stdout + run.stderr
 
 
-def test_every_kernel_is_recorded_for_every_capability(limits):
+def test_every_kernel_is_recorded_for_every_capability():
     known = limits.read()
     kernels = [row for call in known["calls"].values() for row in call.values()]
     assert kernels
     assert all(set(row) == {"sm_80", "sm_90"} for row in kernels)
 
 
-def test_the_document_holds_the_record(limits):
+def test_the_document_holds_the_record():
     shown = limits.DOCUMENT.read_text().split(limits.START)[1].split(limits.END)[0]
     assert shown == limits.document(limits.read())
 
@@ -69,19 +64,19 @@ def table(kernel, **changed):
     ],
     ids=str,
 )
-def test_limits(limits, kernel, changed, allowed):
+def test_limits(kernel, changed, allowed):
     known = {"calls": table("backward", shuffles=5)}
     wrong = limits.outside(table(kernel, **changed), known, {})
     assert wrong == [] if allowed else wrong[0].startswith(f"call, {kernel}, sm_90: ")
 
 
-def test_a_call_may_have_limits_of_its_own(limits):
+def test_a_call_may_have_limits_of_its_own():
     own = {"call": {"forward": {"shuffles": 5}}}
     assert limits.outside(table("forward", shuffles=5), {"calls": {}}, own) == []
     assert limits.outside(table("forward", shuffles=6), {"calls": {}}, own)
 
 
-def test_a_changed_figure_says_what_to_do(limits, capsys):
+def test_a_changed_figure_says_what_to_do(capsys):
     known = {"triton": "3.6.0", "calls": table("forward", registers=90)}
     (sentence,) = limits.changed(table("forward"), known, "3.6.0")
     assert sentence == (
@@ -94,7 +89,7 @@ def test_a_changed_figure_says_what_to_do(limits, capsys):
     )
 
 
-def test_recording_keeps_other_calls_of_the_same_triton(limits, monkeypatch, tmp_path):
+def test_recording_keeps_other_calls_of_the_same_triton(monkeypatch, tmp_path):
     monkeypatch.setattr(limits, "RECORD", tmp_path / "record.json")
     monkeypatch.setattr(limits, "DOCUMENT", tmp_path / "page.md")
     limits.DOCUMENT.write_text(f"before\n{limits.START}old\n{limits.END}after\n")
@@ -113,11 +108,7 @@ def test_recording_keeps_other_calls_of_the_same_triton(limits, monkeypatch, tmp
     assert list(limits.read()["calls"]) == ["a"]
 
 
-def test_traffic_counts_what_is_moved(monkeypatch):
-    monkeypatch.syspath_prepend(FOLDER)
-    import kernel_traffic
-    import torch
-
+def test_traffic_counts_what_is_moved():
     x = torch.empty(4, 8, device="meta")
     phase = kernel_traffic.Phase(lambda: x.unsqueeze(0).sum(0).zero_(), [x, x])
     moved = kernel_traffic.measure(lambda: {"forward": phase})

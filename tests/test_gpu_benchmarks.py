@@ -3,32 +3,31 @@
 import json
 from types import ModuleType
 
+import gpu as program
+import gpu_limits
+import gpu_models
+import gpu_scans
+import gpu_tune
+import mamba_ssm_peer
+import on_gpu
 import pytest
 import torch
-from test_benchmarks import FOLDER
+from gpu_scans import Line
+from gpu_timing import Clock, Timing, Wrong, poisoned
 
-from statescan.kernels.selective_scan import selective_scan_reference
+from statescan.kernels.selective_scan import gpu, op, selective_scan_reference
 
 LIMITS = {"bytes a second": 3e12, "exponentials a second": 4e12}
 
 
-@pytest.fixture(autouse=True)
-def benchmarks(monkeypatch):
-    """Modules of the benchmarks' folder can be imported."""
-    monkeypatch.syspath_prepend(FOLDER)
-
-
 @pytest.fixture
 def clock():
-    from gpu_timing import Clock
-
     return Clock("cpu", seconds=0.001, flush=64)
 
 
 @pytest.fixture
 def mamba_ssm(monkeypatch):
     """mamba-ssm's extension, its interface in plain torch."""
-    import mamba_ssm_peer
 
     def fwd(u, dt, A, B, C, D, z, bias, softplus):
         assert z is None
@@ -54,8 +53,6 @@ def mamba_ssm(monkeypatch):
 
 
 def lines():
-    from gpu_scans import Line
-
     return {
         "low rank": Line(2, 3, 4, 6, "cross", 2, 2),
         "full dt": Line(1, 2, 3, 70, "bidirectional", 1, None, torch.float32),
@@ -64,8 +61,6 @@ def lines():
 
 @pytest.mark.parametrize("name", ["low rank", "full dt"])
 def test_scans_agree_with_float64_and_have_figures(name, clock, mamba_ssm, capsys):
-    import gpu_scans
-
     row = gpu_scans.measure(lines()[name], clock, LIMITS)
     assert set(row["scans"]) == set(row["error"]) == {"ours", "mamba-ssm", "attention"}
     assert all(measured["calls"]["both"].median > 0 for measured in row["scans"].values())
@@ -77,10 +72,6 @@ def test_scans_agree_with_float64_and_have_figures(name, clock, mamba_ssm, capsy
 
 
 def test_without_mamba_ssm_there_is_no_peer_of_that_name(clock, monkeypatch):
-    import gpu_models
-    import gpu_scans
-    import mamba_ssm_peer
-
     monkeypatch.setattr(mamba_ssm_peer, "kernel", lambda: None)
     assert set(gpu_scans.measure(lines()["low rank"], clock, LIMITS)["scans"]) == {
         "ours",
@@ -90,8 +81,6 @@ def test_without_mamba_ssm_there_is_no_peer_of_that_name(clock, monkeypatch):
 
 
 def test_floors_are_bytes_and_exponentials_over_their_rates(clock):
-    import gpu_scans
-
     line = gpu_scans.Line(2, 3, 4, 8, "cross", 1, None)
     inputs, table = gpu_scans.make_inputs(line, clock.device)
     floors = gpu_scans.floors(line, inputs, table, LIMITS)
@@ -103,9 +92,6 @@ def test_floors_are_bytes_and_exponentials_over_their_rates(clock):
 
 
 def test_a_wrong_scan_gets_no_time(clock, monkeypatch):
-    import gpu_scans
-    from gpu_timing import Wrong
-
     right = gpu_scans.selective_scan
 
     def wrong(**given):
@@ -117,8 +103,6 @@ def test_a_wrong_scan_gets_no_time(clock, monkeypatch):
 
 
 def test_what_is_not_written_shows():
-    from gpu_timing import poisoned
-
     with poisoned():
         assert torch.empty(3).isnan().all()
         assert torch.zeros(2).new_empty(3, dtype=torch.bfloat16).isnan().all()
@@ -126,16 +110,12 @@ def test_what_is_not_written_shows():
 
 
 def test_limits_are_measured(clock):
-    import gpu_limits
-
     assert gpu_limits.bytes_a_second(clock, 2**12) > 0
     if clock.device.type == "cpu" and not torch.cuda.is_available():  # Triton is in its interpreter
         assert gpu_limits.exponentials_a_second(clock, programs=1, rounds=64) > 0
 
 
 def test_a_model_runs_on_mamba_ssms_kernel(clock, mamba_ssm):
-    import gpu_models
-
     setting = gpu_models.Setting(2, 32, ("test_vmamba",))
     assert list(gpu_models.variants(setting)) == ["test_vmamba", gpu_models.ON_MAMBA_SSM]
     ours = gpu_models.build("test_vmamba", clock.device)
@@ -151,8 +131,6 @@ def test_a_model_runs_on_mamba_ssms_kernel(clock, mamba_ssm):
 
 
 def test_models_are_compared_before_they_are_timed(clock, capsys):
-    import gpu_models
-
     setting = gpu_models.Setting(2, 32, ("test_vmamba",))
     row = gpu_models.measure("test_vmamba", setting, clock, compiled=False)
     assert row["modes"]["eager"]["training"]["images a second"] > 0
@@ -161,9 +139,6 @@ def test_models_are_compared_before_they_are_timed(clock, capsys):
 
 
 def test_a_wrong_model_gets_no_time(clock, monkeypatch):
-    import gpu_models
-    from gpu_timing import Wrong
-
     monkeypatch.setattr(gpu_models, "FORWARD", lambda self, x: torch.zeros_like(x))
     setting = gpu_models.Setting(2, 32, ("test_vmamba",))
     with pytest.raises(Wrong, match="test_vmamba is off by"):
@@ -171,9 +146,6 @@ def test_a_wrong_model_gets_no_time(clock, monkeypatch):
 
 
 def test_tiles_are_tried_on_the_kernels(clock, monkeypatch, capsys):
-    import gpu_tune
-
-    from statescan.kernels.selective_scan import gpu, op
 
     seen = []
 
@@ -192,17 +164,12 @@ def test_tiles_are_tried_on_the_kernels(clock, monkeypatch, capsys):
 
 
 def clock_once(call):
-    from gpu_timing import Timing
-
     call()
     return Timing(1.0, 1.0, 1.0)
 
 
 @pytest.mark.parametrize("N", [1, 16])
 def test_tiles_to_try_hold_what_is_used_now(N):
-    import gpu_tune
-
-    from statescan.kernels.selective_scan import gpu
 
     used = {gpu.tile(N, True, backward) for backward in (False, True)}
     assert used <= set(gpu_tune.tiles(N))
@@ -212,15 +179,12 @@ def test_tiles_to_try_hold_what_is_used_now(N):
 @pytest.fixture
 def tiny(monkeypatch):
     """The program with problems that a CPU runs at once."""
-    import gpu
-    import gpu_models
-    import gpu_scans
 
     monkeypatch.setattr(gpu_scans, "LINES", lines())
-    monkeypatch.setattr(gpu, "measured_limits", lambda clock: LIMITS)
+    monkeypatch.setattr(program, "measured_limits", lambda clock: LIMITS)
     setting = gpu_models.Setting(2, 32, ("test_vmamba",))
     monkeypatch.setattr(gpu_models, "Setting", lambda: setting)
-    return gpu
+    return program
 
 
 def test_the_program_writes_sections_over_those_of_the_same_name(tiny, tmp_path, monkeypatch):
@@ -239,12 +203,10 @@ def test_the_program_writes_sections_over_those_of_the_same_name(tiny, tmp_path,
 
 
 def test_what_fails_or_finds_no_time_is_written_down(tiny, tmp_path, capsys, monkeypatch):
-    import gpu_scans
-
     path = tmp_path / "cpu.json"
     common = ["--device", "cpu", "--seconds", "0.001", "--json", str(path)]
     assert tiny.main(["scans", "--minutes", "0", *common]) == 1
-    assert "NOT MEASURED low rank: no time left" in capsys.readouterr().out
+    assert "NOT MEASURED low rank: TimeoutError: no time left" in capsys.readouterr().out
 
     def fails(*args, **kwargs):
         raise RuntimeError("out of memory\nand more")
@@ -252,12 +214,10 @@ def test_what_fails_or_finds_no_time_is_written_down(tiny, tmp_path, capsys, mon
     monkeypatch.setattr(gpu_scans, "check", fails)
     assert tiny.main(["scans", *common]) == 1
     rows = json.loads(path.read_text())["scans"]["rows"]
-    assert rows["full dt"] == {"missing": "out of memory"}
+    assert rows["full dt"] == {"missing": "RuntimeError: out of memory"}
 
 
 def test_without_a_gpu_the_programs_say_so(tiny, capsys, monkeypatch):
-    import on_gpu
-
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert tiny.main([]) == 2
     assert on_gpu.main([]) == 2
@@ -269,8 +229,6 @@ def test_without_a_gpu_the_programs_say_so(tiny, capsys, monkeypatch):
 
 
 def test_steps_go_on_after_one_that_fails_or_takes_too_long(monkeypatch, tmp_path, capsys):
-    import on_gpu
-
     def step(name, code, seconds=60):
         return on_gpu.Step(name, ["-c", code], seconds)
 
@@ -291,8 +249,6 @@ def test_steps_go_on_after_one_that_fails_or_takes_too_long(monkeypatch, tmp_pat
 
 
 def test_all_steps_fit_nine_minutes_and_name_files_that_exist():
-    import on_gpu
-
     every = on_gpu.steps()
     assert 20 + sum(max(step.seconds for step in steps) for steps in every.values()) <= 540
     files = [a for steps in every.values() for s in steps for a in s.arguments if ".py" in a]
@@ -302,8 +258,6 @@ def test_all_steps_fit_nine_minutes_and_name_files_that_exist():
 
 
 def test_peers_need_one_source_package(monkeypatch, tmp_path):
-    import mamba_ssm_peer
-
     monkeypatch.setattr(mamba_ssm_peer, "PEERS", tmp_path)
     with pytest.raises(SystemExit, match=r"peers/ holds 0 files mamba_ssm-\*.tar.gz, expected one"):
         mamba_ssm_peer.build()
