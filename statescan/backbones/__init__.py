@@ -3,15 +3,23 @@
 from ._checkpoint import read_checkpoint, read_plain
 from ._official import from_official, list_models, load_official, out_norms_in
 from .groupmamba import GroupMamba
+from .localvmamba import LocalVMamba
+from .msvmamba import MSVMamba
+from .plainmamba import PlainMamba
 from .spatial_mamba import SpatialMamba
+from .vim import Vim
 from .vmamba import VMamba
 from .vssd import VSSD
 
 __all__ = [
     "VSSD",
     "GroupMamba",
+    "LocalVMamba",
+    "MSVMamba",
+    "PlainMamba",
     "SpatialMamba",
     "VMamba",
+    "Vim",
     "from_official",
     "list_models",
     "load_official",

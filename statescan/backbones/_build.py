@@ -10,7 +10,7 @@ from torch import nn
 from ._checkpoint import unwrapped
 
 M = TypeVar("M", bound=nn.Module)
-DRIVE = "weights: Google Drive file "
+DRIVE = "weights: Google Drive "
 
 
 def imagenet_cfg(**kwargs) -> dict:
@@ -29,9 +29,14 @@ def imagenet_cfg(**kwargs) -> dict:
     }
 
 
-def on_google_drive(file: str) -> dict:
-    """What a configuration says of weights that lie there alone, where no URL fetches them."""
-    return {"url": "", "description": DRIVE + file}
+def on_google_drive(name: str, kind: str = "file") -> dict:
+    """What a configuration says of weights that lie there alone, where no URL fetches them.
+
+    Args:
+        name: the file's or folder's id.
+        kind: "file" or "folder".
+    """
+    return {"url": "", "description": f"{DRIVE}{kind} {name}"}
 
 
 def build(model_class: type[M], variant: str, pretrained: bool, **kwargs) -> M:
@@ -42,7 +47,7 @@ def build(model_class: type[M], variant: str, pretrained: bool, **kwargs) -> M:
     """
     if pretrained:
         _refuse_unfetchable(variant, kwargs)
-    kwargs.setdefault("feature_cfg", {"out_indices": (0, 1, 2, 3), "feature_cls": "getter"})
+    kwargs.setdefault("feature_cfg", {"out_indices": 4, "feature_cls": "getter"})  # the last four
     filter_fn = unwrapped(model_class.checkpoint_filter_fn)
     return build_model_with_cfg(
         model_class, variant, pretrained, pretrained_filter_fn=filter_fn, **kwargs
@@ -54,8 +59,9 @@ def _refuse_unfetchable(variant: str, kwargs: dict) -> None:
     cfg = resolve_pretrained_cfg(variant, *chosen)
     description = cfg.description or ""
     if description.startswith(DRIVE) and not (cfg.has_weights or cfg.state_dict):
-        file = description.removeprefix(DRIVE)
+        kind, name = description.removeprefix(DRIVE).split()
+        command = f"gdown --folder {name}" if kind == "folder" else f"gdown {name}"
         raise RuntimeError(
             f"the weights of {variant} lie on Google Drive, where no URL fetches them: run"
-            f" `gdown {file}` and pass its file as checkpoint_path"
+            f" `{command}` and pass its file as checkpoint_path"
         )

@@ -88,6 +88,43 @@ def rename(state_dict: Mapping[str, Tensor], rules: Sequence[tuple[str, str]]) -
     return renamed
 
 
+def stack_numbered(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors named `key/0`, `key/1`, ... as one tensor `key`, the others as they are."""
+    stacked, parts = {}, {}
+    for name, value in state_dict.items():
+        key, slash, number = name.partition("/")
+        if slash:
+            parts.setdefault(key, {})[int(number)] = value
+        else:
+            stacked[key] = value
+    return stacked | {k: torch.stack([v[i] for i in sorted(v)]) for k, v in parts.items()}
+
+
+def scan_names(mixer: str) -> tuple[tuple[str, str], ...]:
+    """Rules that rewrite the names in VMamba's SS2D, which many families took over, to `Scan2d`'s.
+
+    Args:
+        mixer: pattern of what its name ends in, a regular expression.
+    """
+    names = (
+        (r"conv2d\.", "conv."),
+        (r"out_norm\.", "norm."),
+        (r"x_proj_weight$", "s6.x_proj_weight"),
+        (r"dt_projs_", "s6.dt_proj_"),
+        (r"A_logs$", "s6.A_log"),
+        (r"Ds$", "s6.D"),
+    )
+    return tuple((rf"({mixer})\.{official}", rf"\1.{ours}") for official, ours in names)
+
+
+# VMamba's stages, which end with the downsampling that ours start with, and detection's out-norms.
+STAGE_NAMES = (
+    (r"^outnorm(\d+)\.", r"out_norms.\1."),
+    (r"^layers\.(\d+)\.downsample\.", lambda m: f"stages.{int(m[1]) + 1}.downsample."),
+    (r"^layers\.", "stages."),
+)
+
+
 def check_foreign(state_dict: Mapping[str, Tensor], model: nn.Module) -> None:
     """Refuse weights of another model in one sentence instead of a page of key names."""
     if not state_dict.keys() & model.state_dict().keys():

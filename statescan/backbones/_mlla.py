@@ -1,15 +1,13 @@
 """What Spatial-Mamba and VSSD have in common: MLLA's pyramid around a token mixer of their own."""
 
 from collections.abc import Callable, Mapping, Sequence
-from itertools import pairwise
 
 import torch
-from timm.layers import calculate_drop_path_rates
 from torch import Tensor, nn
 
 from ..layers import InvertedDownsample, MllaBlock, ResidualStem
-from ._checkpoint import match_one_route, rename
-from ._pyramid import Pyramid, Stage
+from ._checkpoint import STAGE_NAMES, match_one_route, rename
+from ._pyramid import Pyramid, block_stages
 
 
 class MllaPyramid(Pyramid):
@@ -50,22 +48,13 @@ class MllaPyramid(Pyramid):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ):
-        drop_paths = calculate_drop_path_rates(drop_path_rate, depths, stagewise=True)
+        def block(stage: int, dim: int, rate: float) -> MllaBlock:
+            return MllaBlock(dim, mixer(stage, dim), mlp_ratio=mlp_ratio, drop_path=rate)
+
         with torch.device(device or torch.get_default_device()):
-            halve = [None, *(InvertedDownsample(a, b) for a, b in pairwise(dims))]
-            stages = [
-                Stage(
-                    [
-                        MllaBlock(dim, mixer(i, dim), mlp_ratio=mlp_ratio, drop_path=p)
-                        for p in rates
-                    ],
-                    downsample=down,
-                )
-                for i, (dim, rates, down) in enumerate(zip(dims, drop_paths, halve, strict=True))
-            ]
             super().__init__(
                 ResidualStem(in_chans, dims[0]),
-                stages,
+                block_stages(block, InvertedDownsample, depths, dims, drop_path_rate),
                 dims,
                 in_chans=in_chans,
                 num_classes=num_classes,
@@ -92,9 +81,7 @@ OFFICIAL_NAMES = (
     (r"^patch_embed\.(.+)\.norm\.", r"patch_embed.\1.bn."),
     (r"^patch_embed\.", "stem."),
     (r"^head\.", "head.fc."),
-    (r"^outnorm(\d+)\.", r"out_norms.\1."),
-    (r"^layers\.(\d+)\.downsample\.", lambda m: f"stages.{int(m[1]) + 1}.downsample."),
-    (r"^layers\.", "stages."),
+    *STAGE_NAMES,
     (r"\.downsample\.conv\.0\.conv\.", ".downsample.expand."),
     (r"\.downsample\.conv\.1\.conv\.", ".downsample.conv."),
     (r"\.downsample\.conv\.2\.conv\.", ".downsample.reduce.conv."),

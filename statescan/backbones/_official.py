@@ -16,9 +16,14 @@ T = TypeVar("T")
 # family: (its file, its model class)
 FAMILIES = {
     "vmamba": ("vmamba", "VMamba"),
+    "localvmamba": ("localvmamba", "LocalVMamba"),
     "spatial_mamba": ("spatial_mamba", "SpatialMamba"),
     "groupmamba": ("groupmamba", "GroupMamba"),
+    "msvmamba": ("msvmamba", "MSVMamba"),
+    "msvmamba_v3": ("msvmamba", "MSVMamba"),
     "vssd": ("vssd", "VSSD"),
+    "vim": ("vim", "Vim"),
+    "plainmamba": ("plainmamba", "PlainMamba"),
 }
 
 
@@ -75,7 +80,7 @@ def from_official(
 
 def out_norms_in(state_dict: Mapping[str, Tensor]) -> list[int]:
     """The stages that a detection or segmentation backbone normalises, by the authors' names."""
-    matches = (re.fullmatch(r"outnorm(\d+)\.weight", key) for key in state_dict)
+    matches = (re.fullmatch(r"(?:outnorm_?|norm_layer)(\d+)\.weight", key) for key in state_dict)
     return sorted(int(match[1]) for match in matches if match)
 
 

@@ -9,10 +9,9 @@ Official weights: on Google Drive; model pages on Hugging Face under Abdelrahman
 import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
-from itertools import pairwise
 
 import torch
-from timm.layers import ClassifierHead, ConvNormAct, DropPath, calculate_drop_path_rates
+from timm.layers import ClassifierHead, ConvNormAct, DropPath
 from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 
@@ -21,9 +20,9 @@ from ..layers.resolution import HalvingConv
 from ..scans import Route, Scan2d
 from ..scans.routes import resolve_routes
 from ._build import build, imagenet_cfg, on_google_drive
-from ._checkpoint import match_one_route, rename
+from ._checkpoint import match_one_route, rename, scan_names
 from ._official import choose, refuse_unpublished
-from ._pyramid import Pyramid, Stage
+from ._pyramid import Pyramid, block_stages
 
 __all__ = ["GroupMamba", "ModulatedGroupScan"]
 
@@ -228,22 +227,14 @@ class GroupMamba(Pyramid):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ):
-        drop_paths = calculate_drop_path_rates(drop_path_rate, depths, stagewise=True)
+        def block(stage: int, dim: int, rate: float) -> GroupMambaBlock:
+            ratio = mlp_ratios[stage]
+            return GroupMambaBlock(dim, mlp_ratio=ratio, drop_path=rate, routes=routes)
+
         with torch.device(device or torch.get_default_device()):
-            halve = [None, *(_downsample(a, b) for a, b in pairwise(dims))]
-            stages = [
-                Stage(
-                    (
-                        GroupMambaBlock(dim, mlp_ratio=ratio, drop_path=p, routes=routes)
-                        for p in rates
-                    ),
-                    downsample=down,
-                )
-                for dim, ratio, rates, down in zip(dims, mlp_ratios, drop_paths, halve, strict=True)
-            ]
             super().__init__(
                 GroupStem(in_chans, stem_dim, dims[0]),
-                stages,
+                block_stages(block, _downsample, depths, dims, drop_path_rate),
                 dims,
                 in_chans=in_chans,
                 num_classes=num_classes,
@@ -341,12 +332,7 @@ OFFICIAL_NAMES = (
     (r"^block(\d+)\.", _stage("stages.{}.blocks.")),
     (r"\.attn\.mamba_g(\d+)\.", lambda m: f".attn.groups.{int(m[1]) - 1}."),
     (r"\.attn\.", ".mixer."),
-    (r"(\.groups\.\d+)\.conv2d\.", r"\1.conv."),
-    (r"(\.groups\.\d+)\.out_norm\.", r"\1.norm."),
-    (r"(\.groups\.\d+)\.x_proj_weight$", r"\1.s6.x_proj_weight"),
-    (r"(\.groups\.\d+)\.dt_projs_", r"\1.s6.dt_proj_"),
-    (r"(\.groups\.\d+)\.A_logs$", r"\1.s6.A_log"),
-    (r"(\.groups\.\d+)\.Ds$", r"\1.s6.D"),
+    *scan_names(r"\.groups\.\d+"),
     (r"\.mlp\.dwconv\.dwconv\.", ".mlp.conv."),
 )
 

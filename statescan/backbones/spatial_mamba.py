@@ -11,6 +11,7 @@ from timm.models import generate_default_cfgs, register_model
 
 from ..scans import Route, Scan2d
 from ._build import build, imagenet_cfg, on_google_drive
+from ._checkpoint import scan_names
 from ._mlla import MllaPyramid
 from ._official import refuse_unpublished
 
@@ -33,12 +34,7 @@ class SpatialMamba(MllaPyramid):
     OFFICIAL_BLOCK_NAMES = (
         (r"\.ln_(\d)\.", r".norm\1."),
         (r"\.self_attention\.", ".mixer."),
-        (r"\.mixer\.conv2d\.", ".mixer.conv."),
-        (r"\.mixer\.out_norm\.", ".mixer.norm."),
-        (r"\.mixer\.x_proj_weight$", ".mixer.s6.x_proj_weight"),
-        (r"\.mixer\.dt_projs_", ".mixer.s6.dt_proj_"),
-        (r"\.mixer\.A_logs$", ".mixer.s6.A_log"),
-        (r"\.mixer\.Ds$", ".mixer.s6.D"),
+        *scan_names(r"\.mixer"),
         (r"\.state_fusion\.alpha$", ".s6.fusion.alpha"),
         (r"\.state_fusion\.kernel_3$", ".s6.fusion.kernels.0"),
         (r"\.state_fusion\.kernel_3_(\d)$", r".s6.fusion.kernels.\1"),

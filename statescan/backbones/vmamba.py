@@ -8,19 +8,20 @@ Names follow the authors: `s1`/`s2` is the inner width of the scan as a multiple
 """
 
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 
 import torch
-from timm.layers import DropPath, calculate_drop_path_rates
+from timm.layers import DropPath
 from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 
 from ..layers import DOWNSAMPLES, STEMS, Mlp
 from ..scans import Route, Scan2d
+from ..scans.parameters import Merge
+from ..scans.routes import routes_by_block
 from ._build import build, imagenet_cfg
-from ._checkpoint import rename
+from ._checkpoint import STAGE_NAMES, rename, scan_names
 from ._official import choose
-from ._pyramid import Pyramid, Stage
+from ._pyramid import Pyramid, block_stages
 
 __all__ = ["VMamba", "VMambaBlock"]
 
@@ -59,7 +60,8 @@ class VMamba(Pyramid):
         d_state: states a channel.
         expand: inner width of the scan as a multiple of the channels.
         dt_rank: rank of dt; "auto" is ceil(channels / 16).
-        routes: scan routes, as in `Scan2d`.
+        routes: scan routes, as in `Scan2d`; or a sequence of such sequences, one for each block.
+        merge: how the routes' outputs are merged, as in `Scan2d`.
         recurrence: what scans, as in `Scan2d`; "2dmamba" makes 2DVMamba (arXiv 2412.00678).
         gate: whether the scan's output is gated.
         conv_bias: whether the scan's convolution has a bias.
@@ -85,7 +87,8 @@ class VMamba(Pyramid):
         d_state: int = 1,
         expand: float = 1.0,
         dt_rank: int | str = "auto",
-        routes: str | Sequence[str | Route] = "cross",
+        routes: str | Sequence[str | Route] | Sequence[Sequence[str | Route]] = "cross",
+        merge: str | Merge = "sum",
         recurrence: str = "s6",
         gate: bool = False,
         conv_bias: bool = False,
@@ -103,24 +106,21 @@ class VMamba(Pyramid):
             "d_state": d_state,
             "expand": expand,
             "dt_rank": dt_rank,
-            "routes": routes,
+            "merge": merge,
             "recurrence": recurrence,
             "gate": gate,
             "conv_bias": conv_bias,
         }
-        drop_paths = calculate_drop_path_rates(drop_path_rate, depths, stagewise=True)
+        by_block = iter(routes_by_block(routes, sum(depths)))
+
+        def block(stage: int, dim: int, rate: float) -> VMambaBlock:
+            routes = next(by_block)
+            return VMambaBlock(dim, mlp_ratio=mlp_ratio, drop_path=rate, routes=routes, **scan)
+
         with torch.device(device or torch.get_default_device()):
-            halve = [None, *(DOWNSAMPLES[downsample](a, b) for a, b in pairwise(dims))]
-            stages = [
-                Stage(
-                    (VMambaBlock(dim, mlp_ratio=mlp_ratio, drop_path=p, **scan) for p in rates),
-                    downsample=down,
-                )
-                for dim, rates, down in zip(dims, drop_paths, halve, strict=True)
-            ]
             super().__init__(
                 STEMS[stem](in_chans, dims[0]),
-                stages,
+                block_stages(block, DOWNSAMPLES[downsample], depths, dims, drop_path_rate),
                 dims,
                 in_chans=in_chans,
                 num_classes=num_classes,
@@ -173,18 +173,12 @@ OFFICIAL_NAMES = (
     # Today's names.
     (r"^classifier\.norm\.", "norm."),
     (r"^classifier\.head\.", "head.fc."),
-    (r"^outnorm(\d+)\.", r"out_norms.\1."),
-    (r"^layers\.(\d+)\.downsample\.", lambda m: f"stages.{int(m[1]) + 1}.downsample."),
+    *STAGE_NAMES,
     (r"\.downsample\.1\.", ".downsample.conv."),
     (r"\.downsample\.3\.", ".downsample.norm."),
-    (r"^layers\.", "stages."),
     (r"(\.blocks\.\d+)\.norm\.", r"\1.norm1."),
-    (r"\.op\.conv2d\.", ".scan.conv."),
-    (r"\.op\.out_norm\.", ".scan.norm."),
-    (r"\.op\.(in_proj|out_proj)\.", r".scan.\1."),
-    (r"\.op\.(x|dt)_proj(s?)_(weight|bias)$", r".scan.s6.\1_proj_\3"),
-    (r"\.op\.A_logs$", ".scan.s6.A_log"),
-    (r"\.op\.Ds$", ".scan.s6.D"),
+    (r"\.op\.", ".scan."),
+    *scan_names(r"\.scan"),
 )
 CONV_STEM_NAMES = tuple(
     (rf"^patch_embed\.{i}\.", f"stem.{name}.")
@@ -302,7 +296,7 @@ default_cfgs = generate_default_cfgs(
 )
 
 
-def _v0(depth: int, dim: int) -> dict:
+def first_version(depth: int, dim: int) -> dict:
     """The first version: 16 states, gated, no MLP, patch stem and merging."""
     return {
         "depths": (2, 2, depth, 2),
@@ -326,19 +320,19 @@ def _v2(depth: int, dim: int, expand: float) -> dict:
 @register_model
 def vmamba_v0_tiny(pretrained: bool = False, **kwargs) -> VMamba:
     """VMamba-T, first version: 22.9 M parameters, 82.2 % top-1 as published."""
-    return build(VMamba, "vmamba_v0_tiny", pretrained, **{**_v0(9, 96), **kwargs})
+    return build(VMamba, "vmamba_v0_tiny", pretrained, **{**first_version(9, 96), **kwargs})
 
 
 @register_model
 def vmamba_v0_small(pretrained: bool = False, **kwargs) -> VMamba:
     """VMamba-S, first version: 44.4 M parameters, 83.5 % top-1 as published."""
-    return build(VMamba, "vmamba_v0_small", pretrained, **{**_v0(27, 96), **kwargs})
+    return build(VMamba, "vmamba_v0_small", pretrained, **{**first_version(27, 96), **kwargs})
 
 
 @register_model
 def vmamba_v0_base(pretrained: bool = False, **kwargs) -> VMamba:
     """VMamba-B, first version: 76.3 M parameters, 83.7 % top-1 as published."""
-    return build(VMamba, "vmamba_v0_base", pretrained, **{**_v0(27, 128), **kwargs})
+    return build(VMamba, "vmamba_v0_base", pretrained, **{**first_version(27, 128), **kwargs})
 
 
 @register_model

@@ -12,17 +12,20 @@ class ConvMlp(nn.Module):
     Args:
         dim: channels C.
         hidden: channels in between.
+        residual: add the convolution's input to its output.
 
     Source: PVTv2, arXiv 2106.13797.
     """
 
-    def __init__(self, dim: int, hidden: int):
+    def __init__(self, dim: int, hidden: int, *, residual: bool = False):
         super().__init__()
+        self.residual = residual
         self.fc1 = Linear(dim, hidden)
         self.conv = nn.Conv2d(hidden, hidden, 3, padding=1, groups=hidden)
         self.fc2 = Linear(hidden, dim)
 
     def forward(self, x: Tensor) -> Tensor:
         """Mix the channels of x (B, H, W, C), and neighbours."""
-        x = self.conv(self.fc1(x).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        return self.fc2(F.gelu(x))
+        x = self.fc1(x)
+        y = self.conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        return self.fc2(F.gelu(x + y if self.residual else y))

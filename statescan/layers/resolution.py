@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -32,7 +31,8 @@ class HalvingConv(nn.Conv2d):
 class PatchStem(nn.Module):
     """One 4x4 convolution of stride 4, then LayerNorm: (B, 3, H, W) → (B, H//4, W//4, C).
 
-    Rows and columns beyond the last whole patch are not seen, as in ViT and Swin.
+    Rows and columns beyond the last whole patch are not seen, as in ViT and Swin. An image smaller
+    than one patch is padded with zeros on the right and at the bottom.
     """
 
     def __init__(self, in_chans: int, dim: int):
@@ -41,9 +41,10 @@ class PatchStem(nn.Module):
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Embed an image (B, 3, H, W) of at least 4x4 pixels."""
-        if min(x.shape[2:]) < 4:
-            raise ValueError(f"x is {x.shape[2]}x{x.shape[3]} pixels, this stem needs at least 4x4")
+        """Embed an image (B, 3, H, W)."""
+        H, W = x.shape[2:]
+        if min(H, W) < 4:
+            x = F.pad(x, (0, max(4 - W, 0), 0, max(4 - H, 0)))
         return self.norm(self.conv(x).permute(0, 2, 3, 1))
 
 
@@ -91,10 +92,9 @@ class PatchMerging(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Halve the resolution of x (B, H, W, C)."""
-        H, W = x.shape[1:3]
-        x = F.pad(x, (0, 0, 0, W % 2, 0, H % 2))
-        block = [x[:, h::2, w::2] for w in (0, 1) for h in (0, 1)]
-        return self.reduction(self.norm(torch.cat(block, dim=-1)))
+        x = F.pad(x, (0, 0, 0, 1, 0, 1))  # of an even size, the blocks leave this out again
+        blocks = x.unfold(1, 2, 2).unfold(2, 2, 2).permute(0, 1, 2, 5, 4, 3)
+        return self.reduction(self.norm(blocks.flatten(3)))
 
 
 STEMS: dict[str, Callable[[int, int], nn.Module]] = {"conv": ConvStem, "patch": PatchStem}

@@ -2,18 +2,23 @@
 
 from . import routes
 from .fusion import StateFusion
+from .parameters import SelectiveParameters
 from .recurrences import V2M, Mamba2D, TwoDMamba
 from .routes import ROUTE_SETS, Route
 from .scan2d import S6, Scan2d
+from .steps import CausalS6, TokenScan
 
 __all__ = [
     "ROUTE_SETS",
     "S6",
     "V2M",
+    "CausalS6",
     "Mamba2D",
     "Route",
     "Scan2d",
+    "SelectiveParameters",
     "StateFusion",
+    "TokenScan",
     "TwoDMamba",
     "routes",
 ]

@@ -1,11 +1,13 @@
 """What S6 and the 2-D recurrences share: the parameters of selective scans, and how they start."""
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
 MERGES = ("sum", "mean")
+Merge = nn.Module | Callable[[int], nn.Module]
 
 
 class SelectiveParameters(nn.Module):
@@ -23,7 +25,7 @@ class SelectiveParameters(nn.Module):
         width: numbers that a position's x is projected to.
         d_state: states a channel, N.
         dt_rank: rank R of dt.
-        merge: how outputs are merged, one of `MERGES` or a module.
+        merge: how outputs are merged: one of `MERGES`, a module, or what makes one of C.
     """
 
     def __init__(
@@ -34,12 +36,12 @@ class SelectiveParameters(nn.Module):
         width: int,
         d_state: int,
         dt_rank: int,
-        merge: str | nn.Module,
+        merge: str | Merge,
     ):
         super().__init__()
         if isinstance(merge, str) and merge not in MERGES:
             raise ValueError(f"merge is {merge!r}, expected one of {MERGES} or a module")
-        self.merge = merge
+        self.merge = merge if isinstance(merge, str | nn.Module) else merge(dim)
         self.d_state, self.dt_rank = d_state, dt_rank
         self.x_proj_weight = nn.Parameter(torch.empty(scans[0], width, dim))
         self.dt_proj_weight = nn.Parameter(torch.empty(*scans, dim, dt_rank))

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..kernels import scan_2dmamba, scan_mamba2d, scan_v2m_columns, scan_v2m_rows
-from .parameters import SelectiveParameters
+from .parameters import Merge, SelectiveParameters
 
 DIRECTIONS = 4
 
@@ -31,7 +31,8 @@ class Recurrence2d(SelectiveParameters, ABC):
         dim: channels C.
         d_state: states a channel, N.
         dt_rank: rank R of dt.
-        merge: "sum" or "mean" of the outputs, or a module (B, H, W, K, C) → (B, H, W, C).
+        merge: "sum" or "mean" of the outputs, or a module (B, H, W, K, C) → (B, H, W, C),
+            or what makes one of the channels C.
         directions: how many of the four orientations, K.
     """
 
@@ -41,7 +42,7 @@ class Recurrence2d(SelectiveParameters, ABC):
         *,
         d_state: int = 1,
         dt_rank: int = 1,
-        merge: str | nn.Module = "sum",
+        merge: str | Merge = "sum",
         directions: int = DIRECTIONS,
     ):
         if not 1 <= directions <= DIRECTIONS:

@@ -116,7 +116,7 @@ def _coordinates(H: int, W: int) -> tuple[Tensor, Tensor]:
 
 def _padded_grid(H: int, W: int, multiple: int) -> Tensor:
     """The positions, padded right and at the bottom with the blank token H·W."""
-    return F.pad(_grid(H, W), (0, -W % multiple, 0, -H % multiple), value=H * W)
+    return F.pad(_grid(H, W) - H * W, (0, -W % multiple, 0, -H % multiple)) + H * W
 
 
 def _in_order_of(key: Tensor) -> Tensor:
@@ -129,8 +129,14 @@ class _Made:
 
     def __repr__(self) -> str:
         values = (getattr(self, field.name) for field in fields(self))
-        shown = (getattr(value, "__name__", repr(value)) for value in values)
-        return f"{type(self).__name__}({', '.join(shown)})"
+        return f"{type(self).__name__}({', '.join(map(_shown, values))})"
+
+
+def _shown(value: object) -> str:
+    """A function by its name, a tuple of them by theirs."""
+    if isinstance(value, tuple):
+        return f"({', '.join(map(_shown, value))}{',' * (len(value) == 1)})"
+    return getattr(value, "__name__", repr(value))
 
 
 @dataclass(frozen=True, repr=False)
@@ -172,10 +178,18 @@ class Windowed(_Made):
     def __call__(self, H: int, W: int) -> Tensor:
         """The table of an H×W grid."""
         if self.pad:
-            windows = _padded_grid(H, W, self.size).unfold(0, self.size, self.size)
-            return windows.unfold(1, self.size, self.size).flatten()
+            return self._filled(H, W)
         h, w = _coordinates(H, W)
         return _in_order_of(h // self.size * W + w // self.size)
+
+    def _filled(self, H: int, W: int) -> Tensor:
+        """The table with blanks, computed step by step, since H and W may be symbolic."""
+        rows, columns = -(-H // self.size), -(-W // self.size)
+        step = torch.arange(rows * columns * self.size**2)
+        window, inside = step // self.size**2, step % self.size**2
+        h = window // columns * self.size + inside // self.size
+        w = window % columns * self.size + inside % self.size
+        return torch.where((h < H) & (w < W), h * W + w, H * W)
 
 
 @dataclass(frozen=True, repr=False)
@@ -216,13 +230,61 @@ class Flip(_Made):
         return _with_blank(_grid(H, W).flip(self.axis))[self.route(H, W)]
 
 
+@dataclass(frozen=True, repr=False)
+class ClassToken(_Made):
+    """The same route over a class token and the grid, numbered 0 and from 1 on.
+
+    The token is visited after H·W // 2 steps (Vim, arXiv 2401.09417). The blank token's number
+    stays the one behind all others, here H·W + 1.
+    """
+
+    route: Route
+
+    def __call__(self, H: int, W: int) -> Tensor:
+        """The table of a class token and an H×W grid."""
+        before, after = self.route(H, W).add(1).tensor_split([H * W // 2])
+        return torch.cat([before, before.new_zeros(1), after])
+
+
+@dataclass(frozen=True, repr=False)
+class Joined(_Made):
+    """Routes one after the other as one: the scan's state goes on from each to the next.
+
+    The outputs of the visits to a position are added up. With `stacked` they stay apart: the grid
+    is then one copy of the image for each route, from top to bottom, and each route visits its own.
+
+    Source: the half-resolution branch of MSVMamba, arXiv 2405.14174.
+    """
+
+    routes: tuple[Route, ...]
+    stacked: bool = False
+
+    def __post_init__(self):
+        if not self.routes:
+            raise ValueError("routes is empty, expected at least one route")
+
+    def __call__(self, H: int, W: int) -> Tensor:
+        """The table of an H×W grid."""
+        if not self.stacked:
+            return torch.cat([route(H, W) for route in self.routes])
+        copies = len(self.routes)
+        if H % copies:
+            raise ValueError(f"the grid has {H} rows, expected {copies} copies of an image")
+        tables = [route(H // copies, W) for route in self.routes]
+        L = H // copies * W  # positions of a copy, and its blank token
+        return torch.cat([torch.where(t == L, H * W, t + i * L) for i, t in enumerate(tables)])
+
+
 def _with_blank(positions: Tensor) -> Tensor:
     """A lookup table that maps the blank token to itself."""
-    return F.pad(positions.flatten(), (0, 1), value=positions.numel())
+    blank = torch.arange(1) + positions.numel()  # as a padding value, a symbolic size were constant
+    return torch.cat([positions.flatten(), blank])
 
 
 def uses_blank(route: Route) -> bool:
     """Whether a route visits the blank token, an all-zero token at index H·W."""
+    if isinstance(route, Joined):
+        return any(map(uses_blank, route.routes))
     inner = getattr(route, "route", None)
     return getattr(route, "pad", False) if inner is None else uses_blank(inner)
 
@@ -231,6 +293,8 @@ def is_permutation(route: Route) -> bool:
     """Whether a route is known to visit every position of any grid exactly once."""
     if isinstance(route, Reverse | Transpose | Flip):
         return is_permutation(route.route)
+    if isinstance(route, Joined):
+        return (route.stacked or len(route.routes) == 1) and all(map(is_permutation, route.routes))
     return route in PERMUTATIONS or (isinstance(route, Windowed) and not route.pad)
 
 
@@ -280,14 +344,31 @@ def resolve_routes(routes: str | Route | Sequence[str | Route]) -> tuple[Route, 
     return resolved
 
 
+def routes_by_block(
+    routes: str | Route | Sequence[str | Route] | Sequence[Sequence[str | Route]], blocks: int
+) -> Sequence[str | Route | Sequence[str | Route]]:
+    """Routes of every block of a model: the same for all, or those of a sequence of sequences.
+
+    Raises:
+        ValueError: if that sequence is not as long as the model.
+    """
+    if callable(routes) or not routes or not all(isinstance(part, list | tuple) for part in routes):
+        return [routes] * blocks
+    if len(routes) != blocks:
+        raise ValueError(
+            f"routes has {len(routes)} parts, expected one for each of {blocks} blocks"
+        )
+    return routes
+
+
 def route_table(
     routes: tuple[Route, ...], H: int, W: int, device: torch.device | str | None = None
 ) -> Tensor:
     """The tables of K routes as one, (K, T) int32; shorter routes end in -1, "no step".
 
     Tables are kept for the next call with the same arguments: do not write to them. While a graph
-    is traced they are part of the graph instead, for symbolic H and W too where the routes are
-    those of "cross".
+    is traced they are part of the graph instead, for symbolic H and W too unless a route is hilbert
+    or atrous.
 
     Raises:
         ValueError: if the grid is empty.

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ..kernels import selective_scan, selective_scan_states
 from ..kernels.linear import Linear, linear
 from .fusion import StateFusion
-from .parameters import SelectiveParameters
+from .parameters import Merge, SelectiveParameters
 from .recurrences import RECURRENCES
 from .routes import Route, is_permutation, resolve_routes, route_table, uses_blank
 
@@ -26,7 +26,8 @@ class S6(SelectiveParameters):
         routes: a name from `ROUTE_SETS`, or a sequence of names and routes.
         d_state: states a channel, N.
         dt_rank: rank R of dt.
-        merge: "sum" or "mean" of the routes' outputs, or a module (B, H, W, K, C) → (B, H, W, C).
+        merge: "sum" or "mean" of the routes' outputs, or a module (B, H, W, K, C) → (B, H, W, C),
+            or what makes one of the channels C.
         state_fusion: dilations of the kernels that fuse neighbouring states before they are read
             out (see `StateFusion`); empty for no fusion. With it, D skips at every position, also
             where a route does not come.
@@ -41,7 +42,7 @@ class S6(SelectiveParameters):
         routes: str | Sequence[str | Route] = "cross",
         d_state: int = 1,
         dt_rank: int = 1,
-        merge: str | nn.Module = "sum",
+        merge: str | Merge = "sum",
         state_fusion: Sequence[int] = (),
     ):
         routes = resolve_routes(routes)
@@ -151,7 +152,8 @@ class Scan2d(nn.Module):
         conv_size: kernel size of the depthwise convolution before the scan, odd.
         conv_bias: whether that convolution has a bias.
         gate: multiply the normalised output by act(z), z a second projection of the input.
-        merge: "sum" or "mean" of the routes' outputs, or a module (B, H, W, K, C) → (B, H, W, C).
+        merge: "sum" or "mean" of the routes' outputs, or a module (B, H, W, K, C) → (B, H, W, C),
+            or what makes one of the channels C.
         act_layer: activation after the convolution and on the gate.
         recurrence: what scans: "s6" along the routes, or a 2-D recurrence over the whole grid from
             four orientations, "2dmamba", "mamba2d" or "v2m" (see `scans.recurrences`).
@@ -171,7 +173,7 @@ class Scan2d(nn.Module):
         conv_size: int = 3,
         conv_bias: bool = False,
         gate: bool = False,
-        merge: str | nn.Module = "sum",
+        merge: str | Merge = "sum",
         act_layer: Callable[[], nn.Module] = nn.SiLU,
         recurrence: str = "s6",
         state_fusion: Sequence[int] = (),

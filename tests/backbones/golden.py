@@ -22,10 +22,18 @@ class Case(NamedTuple):
     kwargs: dict
     tensors: dict[str, Tensor]
     noise: dict[str, float]  # the fixture's own float32 rounding, by tensor or kind of tensor
+    wrapper_kwargs: dict  # of the authors' backbone for detection or segmentation
 
     def group(self, prefix: str) -> dict[str, Tensor]:
         """The tensors under a prefix, without it."""
         return {k[len(prefix) :]: v for k, v in self.tensors.items() if k.startswith(prefix)}
+
+    def backbone_weights(self, finished: bool = True) -> dict[str, Tensor]:
+        """Weights of the authors' backbone, with or without what finishes its maps."""
+        weights, own = self.group("sd."), self.group("bb.")
+        if "pos_embed" in own:  # positions of a model without class token
+            weights.pop("cls_token", None)
+        return weights | {k: v for k, v in own.items() if finished or k in weights}
 
     def tolerance(self, name: str, least: float) -> float:
         """Largest error of a tensor relative to its largest value: `least`, or 4 times the noise
@@ -50,7 +58,8 @@ def load_case(name: str) -> Case:
     record = json.loads(path.with_suffix(".json").read_text())
     tensors = load_file(path.with_suffix(".safetensors"))
     noise = recorded_noise(record) | UNRECORDED_NOISE.get(name, {})
-    return Case(path.parent.name, record["kwargs"], tensors, noise)
+    wrapper = record.get("wrapper_kwargs") or {}
+    return Case(path.parent.name, record["kwargs"], tensors, noise, wrapper)
 
 
 def recorded_noise(record: dict) -> dict[str, float]:

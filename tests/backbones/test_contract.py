@@ -11,6 +11,7 @@ import torch
 from timm.models import group_parameters
 
 import statescan
+from statescan.layers import PatchStem
 
 ALL = statescan.list_models()
 SMALL = statescan.list_models("test_*")
@@ -42,7 +43,13 @@ def test_classifies(name):
     model = build(name)
     x = image(64, 64, batch=1)
     features = model.forward_features(x)
-    assert features.shape == (1, 2, 2, model.num_features)
+    reduction = model.feature_info[-1]["reduction"]
+    if model.output_fmt == "NHWC":
+        assert features.shape == (1, 64 // reduction, 64 // reduction, model.num_features)
+    else:
+        final, maps = model.forward_intermediates(x, indices=1)
+        tokens = model.num_prefix_tokens + maps[0][0, 0].numel()
+        assert features.shape == final.shape == (1, tokens, model.num_features)
     assert model.forward_head(features, pre_logits=True).shape == (1, model.head_hidden_size)
     assert model(x).shape == (1, 1000)
     assert torch.equal(model(x), model.forward_head(features))
@@ -66,7 +73,13 @@ def test_structure(name):
     names = {n for n, _ in model.named_parameters()}
     assert model.no_weight_decay()
     assert model.no_weight_decay() < names
-    assert [info["reduction"] for info in model.feature_info] == [4, 8, 16, 32]
+    reductions = [info["reduction"] for info in model.feature_info]
+    if model.output_fmt == "NHWC":
+        assert reductions == [4, 8, 16, 32]
+    else:
+        assert len(set(reductions)) == 1
+    for info in model.feature_info:
+        assert isinstance(model.get_submodule(info["module"]), torch.nn.Module)
 
 
 @pytest.mark.parametrize("name", [n for n in ALL if n not in SMALL])
@@ -86,9 +99,12 @@ def test_features_only(name, size):
     features.model.load_state_dict(model.state_dict(), strict=False)
     x = image(*size)
     maps = features(x)
-    assert features.feature_info.reduction() == [4, 16, 32]
+    strides = [model.feature_info[i]["reduction"] for i in (0, 2, 3)]
+    assert features.feature_info.reduction() == strides
+    if isinstance(model.stem, PatchStem):
+        size = [4 * max(s // 4, 1) for s in size]  # whole patches alone
     for feature, channels, stride in zip(
-        maps, features.feature_info.channels(), (4, 16, 32), strict=True
+        maps, features.feature_info.channels(), strides, strict=True
     ):
         expected = (2, channels, *(math.ceil(s / stride) for s in size))
         assert feature.shape == expected
@@ -103,14 +119,18 @@ def test_forward_intermediates(name):
     x = image(40, 56)
     final, maps = model.forward_intermediates(x, norm=True)
     assert torch.equal(final, model.forward_features(x))
-    assert torch.equal(maps[-1].permute(0, 2, 3, 1), final)
-    nhwc = model.forward_intermediates(x, output_fmt="NHWC", intermediates_only=True)
-    assert torch.equal(nhwc[1].permute(0, 3, 1, 2), maps[1])
+    tokens = maps[-1].flatten(2).mT
+    assert torch.equal(tokens, final.reshape(len(x), -1, final.shape[-1])[:, -tokens.shape[1] :])
+    maps = model.forward_intermediates(x, intermediates_only=True)
+    own = model.forward_intermediates(x, output_fmt=model.output_fmt, intermediates_only=True)
+    assert own[1].dim() == len(model.output_fmt)
+    assert torch.equal(own[1].flatten(1, -2).mT, maps[1].flatten(2))
     early = model.forward_intermediates(x, indices=[1], stop_early=True, intermediates_only=True)
     assert torch.equal(early[0], maps[1])
     assert len(model.forward_intermediates(x, indices=2, intermediates_only=True)) == 2
-    with pytest.raises(ValueError, match="output_fmt is 'NLC', expected 'NCHW' or 'NHWC'"):
-        model.forward_intermediates(x, output_fmt="NLC")
+    sentence = f"output_fmt is 'NCL', expected 'NCHW' or '{model.output_fmt}'"
+    with pytest.raises(ValueError, match=sentence):
+        model.forward_intermediates(x, output_fmt="NCL")
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -119,9 +139,10 @@ def test_pruned_stages_are_gone(name):
     model = build(name, out_norms=(0, 3))
     want = model.forward_intermediates(image(64, 64), indices=[1], intermediates_only=True)[0]
     assert model.prune_intermediate_layers([1]) == [1]
-    assert len(model.stages) == 2
+    assert len(model.levels) == 2
     assert not model.out_norms
-    assert torch.equal(model(image(64, 64)).permute(0, 3, 1, 2), want)
+    got = model(image(64, 64)).flatten(1, -2).mT
+    assert torch.equal(got[..., -want[0, 0].numel() :], want.flatten(2))
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -134,7 +155,7 @@ def test_classifier_can_be_replaced(name):
     model.reset_classifier(0)
     assert model(x).shape == (2, model.num_features)
     model.reset_classifier(0, "")
-    assert model(x).shape == (2, 2, 2, model.num_features)
+    assert torch.equal(model(x), model.forward_features(x))
     model.reset_classifier(5, "catavgmax")
     assert model(x).shape == (2, 5)
     assert build(name, num_classes=0)(x).shape == (2, model.num_features)
@@ -209,9 +230,8 @@ def test_autocast(name):
 @pytest.mark.parametrize("name", SMALL)
 def test_large_activations_stay_finite_under_autocast(name):
     model = build(name, num_classes=5)
-    x = image(64, 64) * 1e3
     with torch.autocast("cpu", torch.bfloat16):
-        y = model(x)
+        y = model(image(64, 64) * 1e3)
     y.float().mean().backward()
     assert y.isfinite().all()
     assert all(p.grad.isfinite().all() for p in model.parameters())
@@ -264,13 +284,18 @@ def test_weights_that_were_never_published_cannot_be_had(name):
 @pytest.mark.parametrize("name", SMALL)
 @torch.no_grad()
 def test_exports_with_any_batch_height_and_width(name):
+    """From where on the smallest map inside is more than one position wide and high."""
     model = build(name)
+    last = model.feature_info[-1]
+    stride = last.get("inner_reduction", last["reduction"])
+    least = stride + (4 if isinstance(model.stem, PatchStem) else 1)
+    first = image(2 * stride, 3 * stride // 2)
     batch = torch.export.Dim("batch", max=64)
-    height, width = (torch.export.Dim(d, min=33, max=1024) for d in ("height", "width"))
+    height, width = (torch.export.Dim(d, min=least, max=1024) for d in ("height", "width"))
     program = torch.export.export(
-        model, (image(64, 48),), dynamic_shapes=({0: batch, 2: height, 3: width},)
+        model, (first,), dynamic_shapes=({0: batch, 2: height, 3: width},)
     ).module()
-    for x in (image(64, 48), image(97, 161, batch=3), image(33, 40, batch=1)):
+    for x in (first, image(97, 161, batch=3), image(least, stride + 8, batch=1)):
         torch.testing.assert_close(program(x), model(x))
 
 

@@ -87,10 +87,12 @@ def test_other_recurrences_by_one_keyword(recurrence):
     assert all(p.grad.isfinite().all() for p in model.parameters())
 
 
-def test_patch_stem_needs_one_patch():
-    model = VMamba(depths=(1,), dims=(8,), stem="patch")
-    with pytest.raises(ValueError, match="x is 3x9 pixels, this stem needs at least 4x4"):
-        model(torch.zeros(1, 3, 3, 9))
+@torch.no_grad()
+def test_patch_stem_pads_what_is_smaller_than_a_patch():
+    model = VMamba(depths=(1,), dims=(8,), stem="patch").eval()
+    x = torch.randn(1, 3, 3, 9)
+    assert torch.equal(model(x), model(torch.nn.functional.pad(x, (0, 0, 0, 1))))
+    assert torch.equal(model(x), model(x[..., :8]))
 
 
 def test_layer_norms_have_the_authors_epsilon():

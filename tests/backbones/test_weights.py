@@ -111,6 +111,8 @@ def test_weights_without_a_url_are_explained(tmp_path):
     sentence = "weights of spatial_mamba_tiny lie on Google Drive.*`gdown 19kX.*checkpoint_path"
     with pytest.raises(RuntimeError, match=sentence):
         timm.create_model("spatial_mamba_tiny", pretrained=True)
+    with pytest.raises(RuntimeError, match=r"run `gdown --folder 1J41.*` and pass its file"):
+        timm.create_model("msvmamba_nano", pretrained=True)
     source = {"file": str(tmp_path / "fetched.pth")}
     torch.save(timm.create_model("test_spatial_mamba").state_dict(), source["file"])
     timm.create_model("test_spatial_mamba", pretrained=True, pretrained_cfg_overlay=source)

@@ -13,7 +13,9 @@ from torch._subclasses import FakeTensorMode
 from statescan.scans import ROUTE_SETS, routes
 from statescan.scans.routes import (
     Atrous,
+    ClassToken,
     Flip,
+    Joined,
     Reverse,
     Transpose,
     Windowed,
@@ -34,6 +36,7 @@ PERMUTATIONS = [
     *(raster, column, serpentine, diagonal, spiral, hilbert),
     *(Windowed(1), Windowed(2), Windowed(7), Windowed(20)),
     *(Reverse(spiral), Transpose(diagonal), Flip(hilbert, 0), Flip(Windowed(3), 1)),
+    Joined((spiral,)),
 ]
 EVERY_ROUTE = {*PERMUTATIONS, *(route for routes in ROUTE_SETS.values() for route in routes)}
 
@@ -60,12 +63,39 @@ def test_visits_every_position_once(route):
 
 
 def test_other_routes_are_not_known_to_be_permutations():
-    for route in (Atrous(2), Windowed(2, pad=True), Reverse(Atrous(1, pad=True)), _own_route):
+    for route in (
+        *(Atrous(2), Windowed(2, pad=True), Reverse(Atrous(1, pad=True)), _own_route),
+        *(Joined((raster, column)), Joined((raster, Atrous(2)), stacked=True)),
+    ):
         assert not is_permutation(route)
 
 
 def _own_route(H, W):
     return torch.arange(H * W)
+
+
+def test_joined_routes_follow_each_other():
+    joined = Joined((Reverse(raster), column))
+    assert joined(2, 3).tolist() == [5, 4, 3, 2, 1, 0, 0, 3, 1, 4, 2, 5]
+    windows = Joined((column, Windowed(2, pad=True)))
+    assert windows(1, 3).tolist() == [0, 1, 2, 0, 1, 3, 3, 2, 3, 3, 3]
+
+
+def test_stacked_routes_visit_a_copy_each():
+    stacked = Joined((Reverse(raster), column), stacked=True)
+    assert stacked(4, 3).tolist() == [5, 4, 3, 2, 1, 0, 6, 9, 7, 10, 8, 11]
+    windows = Joined((column, Windowed(2, pad=True)), stacked=True)
+    assert windows(2, 3).tolist() == [0, 1, 2, 3, 4, 6, 6, 5, 6, 6, 6]
+    with pytest.raises(ValueError, match="the grid has 3 rows, expected 2 copies of an image"):
+        stacked(3, 3)
+
+
+@pytest.mark.parametrize("route", PERMUTATIONS, ids=str)
+def test_stacked_permutations_are_one(route):
+    stacked = Joined((raster, route, column), stacked=True)
+    for H, W in SIZES:
+        assert torch.equal(stacked(3 * H, W).sort().values, torch.arange(3 * H * W)), (H, W)
+    assert is_permutation(stacked)
 
 
 @pytest.mark.parametrize("pad", [False, True], ids=["cut", "padded"])
@@ -181,12 +211,28 @@ def test_routes_are_values(route):
 def test_repr_is_the_call_that_makes_the_route():
     assert repr(Reverse(Transpose(raster))) == "Reverse(Transpose(raster))"
     assert repr(Windowed(2)) == "Windowed(2, False)"
+    assert repr(Joined((raster, Reverse(column)))) == "Joined((raster, Reverse(column)), False)"
+    assert repr(Joined((raster,))) == "Joined((raster,), False)"
 
 
 def test_blank_token_is_announced():
     assert uses_blank(Reverse(Windowed(2, pad=True)))
+    assert uses_blank(Joined((raster, Reverse(Windowed(2, pad=True)))))
     assert not uses_blank(Reverse(Windowed(2)))
+    assert not uses_blank(Joined((raster, Windowed(2))))
     assert not uses_blank(raster)
+
+
+def test_class_token_is_visited_halfway():
+    assert ClassToken(column)(3, 3).tolist() == [1, 4, 7, 2, 0, 5, 8, 3, 6, 9]
+    assert Reverse(ClassToken(raster))(1, 3).tolist() == [3, 2, 0, 1]
+    assert ClassToken(Reverse(raster))(1, 3).tolist() == [3, 0, 2, 1]
+    assert ClassToken(Windowed(2, pad=True))(1, 3).tolist() == [1, 0, 2, 4, 4, 3, 4, 4, 4]
+    assert uses_blank(ClassToken(Windowed(2, pad=True)))
+    for H, W in SIZES:
+        table = ClassToken(spiral)(H, W)
+        assert torch.equal(table.sort().values, torch.arange(H * W + 1))
+        assert table[H * W // 2] == 0
 
 
 def test_cross_is_vmambas_order():
@@ -243,9 +289,10 @@ def test_resolving():
         (lambda: Atrous(2, (2, 0)), r"phase is \(2, 0\), expected 0 to 1 in each place"),
         (lambda: Atrous(2, (0, -1)), r"phase is \(0, -1\), expected 0 to 1 in each place"),
         (lambda: Windowed(0), "size is 0, expected at least 1"),
+        (lambda: Joined(()), "routes is empty, expected at least one route"),
         (lambda: Flip(raster, 2), r"axis is 2, expected 0 \(upside down\) or 1"),
     ],
-    ids=["phase-high", "phase-negative", "size", "axis"],
+    ids=["phase-high", "phase-negative", "size", "joined", "axis"],
 )
 def test_impossible_routes_are_refused(make, sentence):
     with pytest.raises(ValueError, match=sentence):
@@ -291,16 +338,30 @@ def test_no_device_means_the_default_one():
 
 
 class Tables(torch.nn.Module):
+    def __init__(self, routes, copies):
+        super().__init__()
+        self.routes, self.copies = resolve_routes(routes), copies
+
     def forward(self, x):
-        return route_table(resolve_routes("cross"), x.shape[0], x.shape[1]) + 0
+        return route_table(self.routes, self.copies * x.shape[0], x.shape[1]) + 0
 
 
-def test_exports_with_any_height_and_width():
+FILLED = (column, Windowed(2, pad=True), ClassToken(Reverse(Windowed(7, pad=True))))
+STACKED = Joined((raster, Reverse(column)), stacked=True)
+EXPORTED = {name: (name, 1) for name in ROUTE_SETS if name not in ("hilbert", "atrous")}
+EXPORTED |= {"filled": (FILLED, 1), "joined": (Joined(resolve_routes("cross")), 1)}
+EXPORTED |= {"stacked": (STACKED, 2)}
+
+
+@pytest.mark.parametrize(("routes", "copies"), EXPORTED.values(), ids=EXPORTED)
+def test_exports_with_any_height_and_width(routes, copies):
+    """Which of the filled windows makes the longest route depends on the size."""
     H, W = torch.export.Dim("H", min=2, max=512), torch.export.Dim("W", min=2, max=512)
-    program = torch.export.export(Tables(), (torch.zeros(5, 4),), dynamic_shapes=({0: H, 1: W},))
-    for size in [(5, 4), (2, 9), (17, 13)]:
-        want = route_table(resolve_routes("cross"), *size)
-        assert torch.equal(program.module()(torch.zeros(size)), want)
+    tables, sizes = Tables(routes, copies), ({0: H, 1: W},)
+    program = torch.export.export(tables, (torch.zeros(5, 4),), dynamic_shapes=sizes)
+    for height, width in [(5, 4), (2, 9), (17, 13), (7, 7), (14, 14)]:
+        want = route_table(tables.routes, copies * height, width)
+        assert torch.equal(program.module()(torch.zeros(height, width)), want)
 
 
 @pytest.mark.parametrize("name", ROUTE_SETS)

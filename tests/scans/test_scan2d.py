@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from statescan.scans import S6, Scan2d
-from statescan.scans.routes import Reverse, Windowed, column, raster, spiral
+from statescan.scans.routes import Joined, Reverse, Windowed, column, raster, spiral
 
 
 def image(*shape):
@@ -43,8 +43,10 @@ def s6_written_out(s6, x):
         ("atrous", 2, (5, 3)),
         ((Windowed(2, pad=True), Reverse(Windowed(3, pad=True))), 2, (5, 4)),
         ("hilbert", 1, (1, 1)),
+        ((Joined((column, Windowed(2, pad=True), Reverse(raster))), spiral), 2, (3, 5)),
+        (Joined((raster, Windowed(2, pad=True)), stacked=True), 1, (6, 3)),
     ],
-    ids=["cross", "own-choice", "atrous", "padded-windows", "one-pixel"],
+    ids=["cross", "own-choice", "atrous", "padded-windows", "one-pixel", "joined", "stacked"],
 )
 def test_s6_equals_its_equations(routes, d_state, size):
     s6 = make(S6, 6, routes=routes, d_state=d_state, dt_rank=2)
@@ -119,6 +121,15 @@ class Weighted(nn.Module):
         return y[..., 0, :] - 2 * y[..., 1, :]
 
 
+class Scaled(nn.Module):
+    def __init__(self, dim):
+        super().__init__()
+        self.dim = dim
+
+    def forward(self, y):
+        return self.dim * y.sum(3)
+
+
 def test_merges():
     x = image(2, 3, 4, 6)
     apart = s6_written_out(make(S6, 6, routes=(raster, column)), x)
@@ -126,6 +137,7 @@ def test_merges():
         ("sum", apart.sum(3)),
         ("mean", apart.mean(3)),
         (Weighted(), apart[..., 0, :] - 2 * apart[..., 1, :]),
+        (Scaled, 6 * apart.sum(3)),
     ]:
         s6 = make(S6, 6, routes=(raster, column), merge=merge)
         torch.testing.assert_close(s6(x), want, rtol=1e-10, atol=1e-10)

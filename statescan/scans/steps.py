@@ -1,0 +1,182 @@
+"""Selective scans that work on the steps of a route before they scan.
+
+Where something is computed along a route, such as a causal convolution, positions are put in the
+order of its steps first, scanned there, and put back after.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..kernels import selective_scan
+from ..kernels.linear import Linear
+from .parameters import SelectiveParameters
+from .routes import Route, resolve_routes, route_table, uses_blank
+
+
+def to_steps(x: Tensor, table: Tensor) -> Tensor:
+    """What the routes (K, T) visit of x (B, L, C): (B, T, K, C). Where no step is, anything."""
+    positions = table.mT.flatten().clamp_min(0)
+    return x[:, positions].unflatten(1, (table.shape[1], len(table)))
+
+
+def to_positions(y: Tensor, table: Tensor, length: int) -> Tensor:
+    """What the steps y (B, T, K, C) leave at their positions, (B, L, K, C); visits add up.
+
+    Where no step is, y has to be zero, as `selective_scan` leaves it.
+    """
+    K = len(table)
+    slots = table.mT.clamp_min(0) * K + torch.arange(K, device=table.device, dtype=table.dtype)
+    left = y.new_zeros(y.shape[0], length * K, y.shape[-1])
+    return left.index_add(1, slots.flatten(), y.flatten(1, 2)).unflatten(1, (length, K))
+
+
+def scan_steps(
+    x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, table: Tensor, **dt_arguments
+) -> Tensor:
+    """Selective scan of x (B, T, K, C), which is in the order of the routes' steps already."""
+    steps = torch.arange(table.shape[1], device=table.device, dtype=table.dtype)
+    routes = torch.where(table < 0, -1, steps)
+    return selective_scan(x, dt, A, B, C, D, routes=routes, merge=False, **dt_arguments)
+
+
+def along_routes(
+    x: Tensor, routes: tuple[Route, ...], H: int, W: int, scan: Callable[[Tensor, Tensor], Tensor]
+) -> Tensor:
+    """Put tokens x (B, L, C) of an H×W grid in the order of K routes, scan them, and put them back.
+
+    Args:
+        x: the tokens that routes number, without the blank one.
+        routes: the routes.
+        H: rows.
+        W: columns.
+        scan: called with steps (B, T, K, C) and the routes' table (K, T); returns such steps.
+
+    Returns:
+        (B, L, K, C), the routes' outputs apart.
+    """
+    length = x.shape[1]
+    if any(map(uses_blank, routes)):
+        x = F.pad(x, (0, 0, 0, 1))  # the blank token, behind the others
+    table = route_table(routes, H, W, x.device)
+    return to_positions(scan(to_steps(x, table), table), table, x.shape[1])[:, :length]
+
+
+class CausalS6(SelectiveParameters):
+    """Causal convolution and SiLU along each route, then S6 with inputs of its own.
+
+    Tokens (B, L, C) → (B, L, C), where L is what the routes visit of an H×W grid: H·W, or one more
+    with routes made by `ClassToken`.
+
+    Args:
+        dim: channels C.
+        routes: a name from `ROUTE_SETS`, or a sequence of names and routes.
+        d_state: states a channel, N.
+        dt_rank: rank R of dt.
+        conv_size: kernel size of the convolution.
+        merge: "sum" or "mean" of the routes' outputs, or a module (B, L, K, C) → (B, L, C).
+
+    Source: the two directions of Vim, arXiv 2401.09417, algorithm 1.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        routes: str | Sequence[str | Route] = "bidirectional",
+        d_state: int = 16,
+        dt_rank: int = 1,
+        conv_size: int = 4,
+        merge: str | nn.Module = "mean",
+    ):
+        routes = resolve_routes(routes)
+        K, width = len(routes), dt_rank + 2 * d_state
+        super().__init__(
+            dim, scans=(K,), width=width, d_state=d_state, dt_rank=dt_rank, merge=merge
+        )
+        self.routes = routes
+        self.conv_weight = nn.Parameter(torch.empty(K, dim, conv_size))
+        self.conv_bias = nn.Parameter(torch.empty(K, dim))
+        bound = conv_size**-0.5  # torch's for a depthwise convolution
+        nn.init.uniform_(self.conv_weight, -bound, bound)
+        nn.init.uniform_(self.conv_bias, -bound, bound)
+
+    def forward(self, x: Tensor, H: int, W: int, gate: Tensor | None = None) -> Tensor:
+        """Scan tokens x (B, L, C) of an H×W grid.
+
+        With a gate (B, L, C) each route's output is multiplied by it before the merge.
+        """
+        y = along_routes(x, self.routes, H, W, self.scan)
+        if isinstance(self.merge, nn.Module):
+            return self.merge(y if gate is None else y * gate.unsqueeze(2))
+        y = y.sum(2) if self.merge == "sum" else y.mean(2)
+        return y if gate is None else y * gate
+
+    def scan(self, x: Tensor, table: Tensor) -> Tensor:
+        """Convolve and scan x (B, T, K, C) along its steps."""
+        x = F.silu(self.convolve(x))
+        projected = torch.einsum("btkc,kwc->btkw", x, self.x_proj_weight)
+        dt, B, C = projected.split((self.dt_rank, self.d_state, self.d_state), dim=-1)
+        return scan_steps(
+            x,
+            dt,
+            self.decay_rates(),
+            B,
+            C,
+            self.D,
+            table,
+            dt_weight=self.dt_proj_weight,
+            dt_bias=self.dt_proj_bias,
+        )
+
+    def convolve(self, x: Tensor) -> Tensor:
+        """The convolution of x (B, T, K, C): each step sees itself and those before it."""
+        K, channels, size = self.conv_weight.shape
+        rows = F.pad(x.flatten(2).mT.unsqueeze(2), (size - 1, 0))  # (B, K·C, 1, T), channels last
+        weight = self.conv_weight.view(K * channels, 1, 1, size)
+        y = F.conv2d(rows, weight, self.conv_bias.flatten(), groups=K * channels)
+        return y.squeeze(2).mT.unflatten(2, (K, channels))
+
+
+class TokenScan(nn.Module):
+    """Causal scan as a token mixer: project, scan along routes, gate, project back.
+
+    Tokens (B, L, C) of an H×W grid → (B, L, C).
+
+    Args:
+        dim: channels C.
+        expand: inner width as a multiple of dim.
+        dt_rank: rank of dt; "auto" is ceil(dim / 16).
+        merge: as in `CausalS6`, or a function of the inner width that makes such a module.
+        **scan: further arguments of `CausalS6`.
+
+    Source: Vim, arXiv 2401.09417, figure 2.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        expand: float = 2.0,
+        dt_rank: int | str = "auto",
+        merge: str | Callable[[int], nn.Module] = "mean",
+        **scan,
+    ):
+        super().__init__()
+        inner = int(dim * expand)
+        self.in_proj = Linear(dim, inner * 2, bias=False)
+        self.s6 = CausalS6(
+            inner,
+            dt_rank=math.ceil(dim / 16) if dt_rank == "auto" else int(dt_rank),
+            merge=merge if isinstance(merge, str) else merge(inner),
+            **scan,
+        )
+        self.out_proj = Linear(inner, dim, bias=False)
+
+    def forward(self, x: Tensor, H: int, W: int) -> Tensor:
+        """Mix tokens x (B, L, C) of an H×W grid."""
+        x, z = self.in_proj(x).chunk(2, dim=-1)
+        return self.out_proj(self.s6(x, H, W, gate=F.silu(z)))
