@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo test lint bench clean
+.PHONY: install demo test lint bench gpu gpu-tune gpu-peers clean
 
 install: .venv/installed
 
@@ -32,6 +32,17 @@ lint: install
 bench: install .venv/peers
 	$(BIN)/python benchmarks/selective_scan.py
 	$(BIN)/python benchmarks/models.py
+
+# With the python3 that has torch, triton, timm, pytest and hypothesis; nothing is installed.
+# STEPS picks some: tests, scans, models, compiled. Results go to $$OUT too where that is set.
+gpu:
+	@PYTHONPATH=. $(PYTHON) benchmarks/on_gpu.py $(STEPS)
+
+gpu-tune:
+	@PYTHONPATH=. $(PYTHON) benchmarks/gpu.py --tune
+
+gpu-peers:
+	@PYTHONPATH=. $(PYTHON) benchmarks/mamba_ssm_peer.py
 
 clean:
 	rm -rf .venv work_dirs build dist *.egg-info

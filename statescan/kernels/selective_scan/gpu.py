@@ -21,10 +21,11 @@ SHORTEST = 4  # chunks of a segment: joining segments costs a second pass over d
 
 
 class Tile(NamedTuple):
-    """How a kernel walks: channels of a program, and steps that are read together."""
+    """How a kernel walks: channels of a program, steps that are read together, and its warps."""
 
     BLOCK: int
     STEPS: int
+    WARPS: int = 1
 
 
 def tile(N: int, once: bool, backward: bool) -> Tile:
@@ -71,8 +72,8 @@ class Call:
         if not self.once:
             return 1, self.chunks
         programs = self.batch * self.K * self.blocks
-        wanted = -(-PROGRAMS_A_PROCESSOR * processors(self.x.device) // max(1, programs))
-        size = max(SHORTEST, -(-self.chunks // wanted))
+        wanted = PROGRAMS_A_PROCESSOR * processors(self.x.device) // max(1, programs)
+        size = max(SHORTEST, -(-self.chunks // max(1, wanted)))
         return -(-self.chunks // size), size
 
     def programs(self, segments: int) -> tuple[int]:
@@ -94,8 +95,9 @@ class Call:
             "ONCE": self.once,
             "LOCAL": local,
             "CHUNK": CHUNK,
-            **self.tile._asdict(),
-            "num_warps": 1,
+            "BLOCK": self.tile.BLOCK,
+            "STEPS": self.tile.STEPS,
+            "num_warps": self.tile.WARPS,
         }
 
     def inputs(self) -> tuple[Tensor, ...]:

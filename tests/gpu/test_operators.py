@@ -1,0 +1,31 @@
+"""Operators on a GPU at the sizes of models; `make gpu` runs this folder, `make test` does not."""
+
+import gpu_cases
+import pytest
+import torch
+
+from statescan import backends
+from statescan.kernels.selective_scan import gpu
+
+CASES = gpu_cases.cases()
+
+
+def test_triton_serves_the_scan():
+    assert backends()["selective_scan"]["cuda"] == "Triton kernel"
+
+
+@pytest.mark.parametrize("dtype", gpu_cases.DTYPES, ids=str)
+@pytest.mark.parametrize("name", CASES)
+def test_equals_float64_in_every_run(name, dtype):
+    gpu_cases.compare(CASES[name], dtype, "cuda")
+
+
+@pytest.mark.parametrize("name", ["1280x800", "VMamba-T stage 1"])
+def test_few_programs_are_cut_into_segments(name):
+    """One or two images alone would leave processors idle."""
+    case = CASES[name]
+    inputs = gpu_cases.on("cuda", gpu_cases.make_inputs(case, torch.bfloat16))
+    order = ("x", "dt", "A", "B", "C", "D", "dt_weight", "dt_bias")
+    table = torch.arange(inputs["x"].shape[1], device="cuda").expand(4, -1)
+    call = gpu.Call(*(inputs[n] for n in order), table, True, True, backward=False)
+    assert call.segments > 1

@@ -1,0 +1,49 @@
+"""What `make gpu` runs on a GPU, tiny: the scan in Triton's interpreter, the rest on the CPU."""
+
+import gpu_cases
+import pytest
+import torch
+
+from statescan.kernels.selective_scan import gpu, op
+
+CASES = gpu_cases.cases(tiny=True)
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_operators(name, monkeypatch):
+    monkeypatch.setattr(
+        op, "backend", lambda *inputs, N=1: op.streaming if inputs[0].double() is inputs[0] else gpu
+    )
+    gpu_cases.compare(CASES[name], torch.bfloat16, DEVICE, runs=1)
+
+
+def test_a_wrong_result_is_seen():
+    right = CASES["ssd"]
+
+    def wrong(x, **inputs):
+        return right.run(x, **inputs) * (1 if x.dtype == torch.float64 else 1.001)
+
+    with pytest.raises(AssertionError, match=r"y: 1\.0e-03, over 1\.0e-04"):
+        gpu_cases.compare(right._replace(run=wrong), torch.float32, DEVICE)
+
+
+def test_a_result_that_changes_is_seen():
+    right, runs = CASES["ssd"], iter(range(100))
+
+    def changing(x, **inputs):
+        return right.run(x, **inputs) * (1 + 1e-6 * next(runs))
+
+    with pytest.raises(AssertionError, match=r"'y'.* changed from run to run"):
+        gpu_cases.compare(right._replace(run=changing), torch.float32, DEVICE)
+
+
+def test_every_family_has_a_model():
+    names = gpu_cases.smallest_models()
+    assert "test_vmamba" in names
+    assert all(name.startswith("test_") for name in names)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_models(dtype):
+    gpu_cases.compare_model("test_vmamba", dtype, DEVICE, size=32)
