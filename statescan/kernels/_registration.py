@@ -18,10 +18,13 @@ def join(forward, backward, *, differentiable: int, saved: int = 0) -> None:
         return [a if isinstance(a, Tensor) else None for a in arguments]
 
     def setup_context(ctx, inputs, output) -> None:
+        ctx.set_materialize_grads(False)  # or the saved tensors would get gradients full of zeros
         ctx.inputs = [None if isinstance(i, Tensor) else i for i in inputs]
         ctx.save_for_backward(*(output[1:] if saved else ()), *given(inputs))
 
     def autograd(ctx, dy, *_) -> tuple[Tensor | None, ...]:
+        if dy is None:
+            return (None,) * len(ctx.inputs)
         tensors = ctx.saved_tensors
         pairs = zip(tensors[saved:], ctx.inputs, strict=True)
         inputs = [value if tensor is None else tensor for tensor, value in pairs]

@@ -95,7 +95,8 @@ def state_fusion(
     """
     _check(h, weights, alpha, dilations)
     dtype = compute_dtype(h, alpha, *weights)
-    with torch.autocast(h.device.type, enabled=False):
+    device = "cpu" if h.is_meta else h.device.type  # autocast knows no meta device
+    with torch.autocast(device, enabled=False):
         offsets, merged = _merge([w.to(dtype) for w in weights], alpha.to(dtype), dilations)
     return _forward(h, merged, *offsets)
 

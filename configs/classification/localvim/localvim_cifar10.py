@@ -1,0 +1,12 @@
+_base_ = "../../_base_/cifar10.py"
+model = dict(
+    backbone=dict(
+        name="localvim_tiny",
+        img_size=32,
+        patch_size=4,
+        depth=4,
+        dim=64,
+        d_state=4,
+        routes="windowed",
+    )
+)

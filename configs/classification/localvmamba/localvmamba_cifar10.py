@@ -1,0 +1,9 @@
+_base_ = "../../_base_/cifar10.py"
+model = dict(
+    backbone=dict(
+        name="localvmamba_tiny",
+        depths=(1, 1, 2, 1),
+        dims=(32, 64, 128, 192),
+        routes="windowed",
+    )
+)

@@ -1,0 +1,2 @@
+_base_ = "../../_base_/imagenet.py"
+model = dict(backbone=dict(name="plainmamba_l1", drop_path_rate=0.2))
