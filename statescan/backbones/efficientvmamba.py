@@ -96,37 +96,31 @@ class EfficientVMamba(Pyramid):
 
     Args:
         in_chans: channels of the image.
-        num_classes: classes of the head; 0 for none.
-        global_pool: pooling of the head.
         depths: blocks a stage.
         dims: channels a stage.
         d_state: states a channel.
         expand: inner width of the scan as a multiple of the channels.
         dt_rank: rank of dt; "auto" is ceil(channels / 16).
         routes: scan routes, as in `Scan2d`; by default the four phases of an atrous scan.
-        drop_rate: dropout before the classifier.
         drop_path_rate: stochastic depth of the last block, rising linearly from 0.
-        out_norms: stages whose feature map gets a LayerNorm of its own; True for all.
         device: where the parameters are made.
         dtype: type of the parameters.
+        **pyramid: num_classes, global_pool, drop_rate and out_norms, as in `Pyramid`.
     """
 
     def __init__(
         self,
         in_chans: int = 3,
-        num_classes: int = 1000,
-        global_pool: str = "avg",
         depths: Sequence[int] = (2, 2, 4, 2),
         dims: Sequence[int] = (48, 96, 192, 384),
         d_state: int = 16,
         expand: float = 2.0,
         dt_rank: int | str = "auto",
         routes: str | Sequence[str | Route] = PHASES,
-        drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
-        out_norms: bool | Sequence[int] = False,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        **pyramid,
     ):
         def block(stage: int, dim: int, drop_path: float) -> nn.Module:
             if stage >= 2:
@@ -148,10 +142,7 @@ class EfficientVMamba(Pyramid):
                 block_stages(block, DOWNSAMPLES["merge"], depths, dims, drop_path_rate),
                 dims,
                 in_chans=in_chans,
-                num_classes=num_classes,
-                global_pool=global_pool,
-                drop_rate=drop_rate,
-                out_norms=out_norms,
+                **pyramid,
             )
             self.init_weights()
         self.to(dtype=dtype)
