@@ -35,6 +35,17 @@ PHASES: tuple[Route, ...] = (
 )
 
 
+def channels_first(x: Tensor) -> Tensor:
+    """The map x (B, H, W, C) as (B, C, H, W), in memory as it was.
+
+    But for torch.export, which cannot follow symbolic sizes through a convolution and a batch norm
+    of other memory formats.
+    """
+    x = x.permute(0, 3, 1, 2)
+    exporting = torch.compiler.is_compiling() and not torch.compiler.is_dynamo_compiling()
+    return x.contiguous() if exporting else x
+
+
 class AtrousBlock(nn.Module):
     """Pre-norm 2-D scan beside a 3x3 convolution, with one channel attention for both.
 
@@ -62,7 +73,7 @@ class AtrousBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Mix the tokens of x (B, H, W, C)."""
         n = self.norm1(x)
-        convolved = self.conv(n.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        convolved = self.conv(channels_first(n)).permute(0, 2, 3, 1)
         mixed = self.attention(self.scan(n)) + self.attention(convolved)
         return x + self.drop_path(mixed)
 
@@ -88,7 +99,7 @@ class InvertedBlock(InvertedResidual):
 
     def forward(self, x: Tensor) -> Tensor:
         """Mix tokens and channels of x (B, H, W, C)."""
-        return super().forward(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        return super().forward(channels_first(x)).permute(0, 2, 3, 1)
 
 
 class EfficientVMamba(Pyramid):

@@ -255,9 +255,9 @@ OFFICIAL_MLP_NAMES = (
     (r"\.convFFN\.dwc\.", ".mlp.conv."),
 )
 OFFICIAL_SCAN_NAMES = (
-    (r"\.op\.conv2d_b1\.", ".scan.half_conv."),
-    (r"\.op\.se\.fc\.0\.", ".scan.fc1."),
-    (r"\.op\.se\.fc\.2\.", ".scan.fc2."),
+    (r"\.scan\.conv2d_b1\.", ".scan.half_conv."),
+    (r"\.scan\.se\.fc\.0\.", ".scan.fc1."),
+    (r"\.scan\.se\.fc\.2\.", ".scan.fc2."),
 )
 
 

@@ -160,12 +160,11 @@ class Atrous(_Made):
     def __call__(self, H: int, W: int) -> Tensor:
         """The table of an H×W grid; empty where the phase lies outside."""
         row, column = self.phase
-        if not self.pad:
-            return _grid(H, W)[row :: self.step, column :: self.step].flatten()
-        rows, columns = -(-H // self.step), -(-W // self.step)
+        skipped_h, skipped_w = (0, 0) if self.pad else self.phase
+        rows, columns = -((skipped_h - H) // self.step), -((skipped_w - W) // self.step)
         step = torch.arange(rows * columns)
         h, w = step // columns * self.step + row, step % columns * self.step + column
-        return _or_blank(h, w, H, W)
+        return _or_blank(h, w, H, W) if self.pad else h * W + w
 
 
 @dataclass(frozen=True, repr=False)
@@ -374,8 +373,8 @@ def route_table(
     """The tables of K routes as one, (K, T) int32; shorter routes end in -1, "no step".
 
     Tables are kept for the next call with the same arguments: do not write to them. While a graph
-    is traced they are part of the graph instead, for symbolic H and W too unless a route is hilbert
-    or atrous.
+    is traced they are part of the graph instead, for symbolic H and W too unless a route is
+    hilbert.
 
     Raises:
         ValueError: if the grid is empty.

@@ -293,11 +293,7 @@ def test_exports_with_any_batch_height_and_width(name):
     batch = torch.export.Dim("batch", max=64)
     height, width = (torch.export.Dim(d, min=least, max=1024) for d in ("height", "width"))
     program = torch.export.export(
-        model,
-        (first,),
-        dynamic_shapes=({0: batch, 2: height, 3: width},),
-        # That 1 is no multiple of 8 * (width // 4) is more than torch can prove in advance.
-        prefer_deferred_runtime_asserts_over_guards=True,
+        model, (first,), dynamic_shapes=({0: batch, 2: height, 3: width},)
     ).module()
     for x in (first, image(97, 161, batch=3), image(least, stride + 8, batch=1)):
         torch.testing.assert_close(program(x), model(x))

@@ -348,7 +348,7 @@ class Tables(torch.nn.Module):
 
 FILLED = (column, Windowed(2, pad=True), ClassToken(Reverse(Windowed(7, pad=True))))
 STACKED = Joined((raster, Reverse(column)), stacked=True)
-EXPORTED = {name: (name, 1) for name in ROUTE_SETS if name not in ("hilbert", "atrous")}
+EXPORTED = {name: (name, 1) for name in ROUTE_SETS if name != "hilbert"}
 EXPORTED |= {"filled": (FILLED, 1), "joined": (Joined(resolve_routes("cross")), 1)}
 PHASES = (Atrous(2, (1, 0), pad=True), Transpose(Atrous(2, (0, 1), pad=True)))
 EXPORTED |= {"stacked": (STACKED, 2), "padded-atrous": (PHASES, 1)}
