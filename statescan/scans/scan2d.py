@@ -53,6 +53,7 @@ class S6(SelectiveParameters):
             dim, scans=scans, width=width, d_state=d_state, dt_rank=dt_rank, merge=merge
         )
         self.routes = routes
+        self.permutation = all(map(is_permutation, routes))
         fused = len(routes) * dim * d_state
         self.fusion = StateFusion(fused, state_fusion) if state_fusion else None
 
@@ -67,7 +68,7 @@ class S6(SelectiveParameters):
             tokens = F.pad(tokens, (0, 0, 0, 1))  # the blank token, at index H·W
         table = route_table(self.routes, H, W, x.device)
         if self.fusion is None:
-            apart = apart and self.merge == "sum" and all(map(is_permutation, self.routes))
+            apart = apart and self.merge == "sum" and self.permutation
             y = self.scan(tokens, table, apart)[:, : H * W].unflatten(1, (H, W))
         else:
             y = self.scan_and_fuse(tokens, table, x)
@@ -89,7 +90,7 @@ class S6(SelectiveParameters):
             dt_bias=self.dt_proj_bias,
             routes=table,
             merge=not (apart or isinstance(self.merge, nn.Module)),
-            permutation=all(map(is_permutation, self.routes)),
+            permutation=self.permutation,
         )
 
     def scan_and_fuse(self, tokens: Tensor, table: Tensor, grid: Tensor) -> Tensor:
@@ -103,7 +104,7 @@ class S6(SelectiveParameters):
             dt_weight=self.dt_proj_weight,
             dt_bias=self.dt_proj_bias,
             routes=table,
-            permutation=all(map(is_permutation, self.routes)),
+            permutation=self.permutation,
         )
         H, W = grid.shape[1:3]
         h, C = (t[:, : H * W].unflatten(1, (H, W)) for t in (h, C))

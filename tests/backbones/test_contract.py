@@ -307,3 +307,21 @@ def test_compiles_without_graph_break(name):
     torch.testing.assert_close(compiled(image(40, 56)), model(image(40, 56)))
     compiled(image(40, 56)).sum().backward()
     assert all(p.grad.isfinite().all() for p in model.parameters())
+
+
+@pytest.mark.parametrize("routes", ["hilbert", "windowed"])
+@pytest.mark.parametrize("name", [n for n in SMALL if n != "test_vssd"])
+def test_another_scan_by_one_keyword(name, routes):
+    """Every model that scans (VSSD has no order) learns with other routes than its own."""
+    torch.manual_seed(0)
+    model = timm.create_model(name, routes=routes, num_classes=2).train()
+    x, y = image(40, 40, batch=4), torch.tensor([0, 1, 0, 1])
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    losses = []
+    for _ in range(14):
+        loss = torch.nn.functional.cross_entropy(model(x), y)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.8 * losses[0], losses
