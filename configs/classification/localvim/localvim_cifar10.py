@@ -4,9 +4,9 @@ model = dict(
         name="localvim_tiny",
         img_size=32,
         patch_size=4,
-        depth=4,
+        depth=3,
         dim=64,
-        d_state=4,
+        d_state=2,
         routes="windowed",
     )
 )
