@@ -7,8 +7,12 @@ and one wheel serves every Python 3. Without it the pure-torch path gives the sa
 from pathlib import Path
 
 from setuptools import Extension, setup
-from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
+
+try:
+    from setuptools.command.bdist_wheel import bdist_wheel
+except ImportError:  # an old setuptools, by hand: it builds the library in place, but no wheel
+    bdist_wheel = object
 
 KERNEL = Extension(
     "statescan.kernels.libstatescan_cpu",
@@ -39,7 +43,8 @@ class AnyPythonWheel(bdist_wheel):
         return "py3", "none", super().get_tag()[2]
 
 
-setup(
-    ext_modules=[KERNEL],
-    cmdclass={"build_ext": BuildLibrary, "bdist_wheel": AnyPythonWheel},
-)
+COMMANDS = {"build_ext": BuildLibrary}
+if bdist_wheel is not object:
+    COMMANDS["bdist_wheel"] = AnyPythonWheel
+
+setup(ext_modules=[KERNEL], cmdclass=COMMANDS)
