@@ -28,7 +28,7 @@ HEAD = """# Every family on CIFAR-10, with the same short budget
 
 Proof that each family learns, no benchmark of what it can reach: {epochs} epochs of 50,000 images
 of 32x32 pixels, batch {batch}, AdamW and one schedule for all (`configs/_base_/cifar10.py`,
-shortened), seeds {seeds}, float32 on a {device}. The images are JPEG copies, so accuracies are not
+shortened), {seeds}, float32 on a {device}. The images are JPEG copies, so accuracies are not
 exactly those on the original pixels. Minutes are of a shared machine and say little.
 
     python tools/compare_families.py --data-root PATH --epochs {epochs} --seeds {seed_list}
@@ -107,7 +107,7 @@ def table(rows: list[dict], references: dict[str, float], args: argparse.Namespa
     head = HEAD.format(
         epochs=args.epochs,
         batch=load_config(CONFIGS / "vmamba/vmamba_nano_cifar10.py").train_dataloader.batch_size,
-        seeds=", ".join(map(str, args.seeds)),
+        seeds=f"seed{'s' * (len(args.seeds) > 1)} {', '.join(map(str, args.seeds))}",
         seed_list=" ".join(map(str, args.seeds)),
         device="GPU" if torch.cuda.is_available() else "CPU",
     )
