@@ -139,6 +139,19 @@ def print_row(size: int, row: dict) -> None:
             print(f"    {figure:10}", "   ".join(cells), flush=True)
 
 
+def facts(threads: int) -> dict:
+    """When, where and with what figures were measured."""
+    return {
+        "date": datetime.now(UTC).date().isoformat(),
+        "machine": platform.machine(),
+        "torch": torch.__version__,
+        "timm": timm.__version__,
+        "threads": threads,
+        "dtype": "float32",
+        "backend": backends()["selective_scan"]["cpu"],
+    }
+
+
 def main() -> None:
     """Print a table, and write it as JSON where asked."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -148,15 +161,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="also write the results here")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    results = {
-        "date": datetime.now(UTC).date().isoformat(),
-        "machine": platform.machine(),
-        "torch": torch.__version__,
-        "timm": timm.__version__,
-        "threads": args.threads,
-        "dtype": "float32",
-        "backend": backends()["selective_scan"]["cpu"],
-    }
+    results = facts(args.threads)
     print(", ".join(f"{k} {v}" for k, v in results.items()))
     sizes = {}
     for size in args.sizes:

@@ -9,8 +9,6 @@ pure-torch scans before its time counts.
 
 import argparse
 import json
-import platform
-from datetime import UTC, datetime
 from pathlib import Path
 
 import models
@@ -18,7 +16,6 @@ import timm
 import torch
 
 import statescan
-from statescan.kernels import backends
 
 SWIN = "swin_tiny_patch4_window7_224"
 
@@ -43,16 +40,9 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="also write the results here")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    results = {
-        "date": datetime.now(UTC).date().isoformat(),
-        "machine": platform.machine(),
-        "torch": torch.__version__,
-        "timm": timm.__version__,
-        "threads": args.threads,
-        "backend": backends()["selective_scan"]["cpu"],
-        "models": {},
-    }
-    print(", ".join(f"{k} {v}" for k, v in results.items() if k != "models"))
+    results = models.facts(args.threads)
+    print(", ".join(f"{k} {v}" for k, v in results.items()))
+    results["models"] = {}
     for name in statescan.list_models(args.only):
         if name.startswith("test_"):
             continue
