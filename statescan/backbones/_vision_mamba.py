@@ -9,7 +9,7 @@ from timm.layers import DropPath, apply_rot_embed_cat, calculate_drop_path_rates
 from torch import Tensor, nn
 
 from ..layers import PatchEmbed, patch_grid, resample_positions, rotary_table
-from ._checkpoint import rename, stack_numbered, unwrap
+from ._checkpoint import rename, stack_numbered
 from ._isotropic import Isotropic
 
 FEATURES = ("stream", "input", "mixer")
@@ -146,9 +146,8 @@ def from_official_names(
     Dropped are `rope.freqs_cos` and `rope.freqs_sin`, which are computed, and where the model has
     no class token `cls_token` and its position.
     """
-    state_dict = unwrap(state_dict)
     if not any(key.startswith(("patch_embed.", "layers.")) for key in state_dict):
-        return state_dict
+        return dict(state_dict)
     dropped = ("rope.freqs_cos", "rope.freqs_sin")
     weights = {k: v for k, v in state_dict.items() if k not in dropped}
     if "pos_embed" in weights:

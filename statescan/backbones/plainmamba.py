@@ -21,9 +21,9 @@ from ..scans import Route, SelectiveParameters
 from ..scans.routes import resolve_routes
 from ..scans.steps import along_routes, scan_steps
 from ._build import build, imagenet_cfg
-from ._checkpoint import rename, unwrap
+from ._checkpoint import rename
 from ._isotropic import Isotropic
-from ._official import choose
+from ._official import choose, refuse_unpublished
 
 __all__ = ["PlainMamba"]
 
@@ -264,9 +264,8 @@ def checkpoint_filter_fn(state_dict: Mapping[str, Tensor], model: nn.Module) -> 
 
     The last norm is the last block's out-norm too, where the model has that. Nothing is dropped.
     """
-    state_dict = unwrap(state_dict)
     if not any(key.startswith(("backbone.", "patch_embed.", "layers.")) for key in state_dict):
-        return state_dict
+        return dict(state_dict)
     weights = rename(state_dict, OFFICIAL_NAMES)
     last = f"out_norms.{len(model.feature_info) - 1}"
     for name in ("weight", "bias"):
@@ -346,8 +345,7 @@ def from_official_kwargs(
         "conv_bias": (mamba.get("conv_bias", True), True),
         "bias": (mamba.get("bias", True), True),
     }
-    for name, (value, published) in fixed.items():
-        choose(name, value, {published: published})
+    refuse_unpublished(**fixed)
     sizes = {
         "dim": embed_dims,
         "depth": num_layers,

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..scans import Route, TokenScan
 from ..scans.routes import ClassToken, Reverse, resolve_routes
 from ._build import build, imagenet_cfg
-from ._official import choose
+from ._official import choose, refuse_unpublished
 from ._vision_mamba import VisionMamba, from_official_names
 
 __all__ = ["Vim"]
@@ -164,21 +164,16 @@ def from_official_kwargs(
     Raises:
         ValueError: for a choice that no published model makes, naming it.
     """
-    fixed = {
-        "norm_epsilon": (norm_epsilon, (1e-5,)),
-        "rms_norm": (rms_norm, (True,)),
-        "if_abs_pos_embed": (if_abs_pos_embed, (True,)),
-        "if_rope_residual": (if_rope_residual, (if_rope,)),
-        "bimamba_type": (bimamba_type, ("v2",)),
-        "if_divide_out": (if_divide_out, (True,)),
-        "use_middle_cls_token": (use_middle_cls_token or not if_cls_token, (True,)),
-        "last_layer_process": (
-            last_layer_process,
-            ("add",) if use_residual_as_feature else ("none",),
-        ),
-    }
-    for name, (value, published) in fixed.items():
-        choose(name, value, {choice: choice for choice in published})
+    refuse_unpublished(
+        norm_epsilon=(norm_epsilon, 1e-5),
+        rms_norm=(rms_norm, True),
+        if_abs_pos_embed=(if_abs_pos_embed, True),
+        if_rope_residual=(if_rope_residual, if_rope),
+        bimamba_type=(bimamba_type, "v2"),
+        if_divide_out=(if_divide_out, True),
+        use_middle_cls_token=(use_middle_cls_token or not if_cls_token, True),
+        last_layer_process=(last_layer_process, "add" if use_residual_as_feature else "none"),
+    )
     class_token = if_cls_token and out_indices is None
     if not if_cls_token:
         choose("final_pool_type", final_pool_type, {"mean": "avg"})
