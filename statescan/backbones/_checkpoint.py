@@ -137,10 +137,14 @@ def check_foreign(state_dict: Mapping[str, Tensor], model: nn.Module) -> None:
 def unwrapped(
     filter_fn: Callable[[Mapping, nn.Module], dict],
 ) -> Callable[[Mapping, nn.Module], dict]:
-    """A filter function for what timm downloads, which hands it over in its container."""
+    """A filter function for what timm downloads, which hands it over in its container.
+
+    Out-norms, which no classifier has, stay as they are.
+    """
 
     def unwrap_and_filter(checkpoint: Mapping, model: nn.Module) -> dict:
-        return filter_fn(unwrap(checkpoint), model)
+        new = {k: v for k, v in model.state_dict().items() if k.startswith("out_norms.")}
+        return new | filter_fn(unwrap(checkpoint), model)
 
     return unwrap_and_filter
 

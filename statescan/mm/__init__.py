@@ -15,7 +15,7 @@ except ImportError as error:
         f"statescan.mm needs MMEngine, but {error}: pip install statescan[train]"
     ) from error
 
-from . import classifier, datasets, hooks, metrics, optim
+from . import backbone, classifier, datasets, hooks, metrics, optim
 from .errors import InputError
 from .launch import evaluate, find_config, load_config, train
 from .runner import StateScanRunner
@@ -23,6 +23,7 @@ from .runner import StateScanRunner
 __all__ = [
     "InputError",
     "StateScanRunner",
+    "backbone",
     "classifier",
     "datasets",
     "evaluate",

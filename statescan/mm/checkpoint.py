@@ -64,7 +64,8 @@ def latest_checkpoint(work_dir: str | Path) -> Path | None:
 
 
 @contextmanager
-def _as_input_errors():
+def as_input_errors():
+    """Raise what reading a checkpoint raises as :class:`InputError`."""
     try:
         yield
     except (FileNotFoundError, ValueError) as error:
@@ -77,7 +78,7 @@ def holds_classifier(path: str | Path) -> bool:
     Raises:
         InputError: The file is missing, damaged, holds other Python objects or no weights.
     """
-    with _as_input_errors():
+    with as_input_errors():
         return any(key.startswith("backbone.") for key in read_checkpoint(path))
 
 
@@ -94,7 +95,7 @@ def read_training_checkpoint(
     Raises:
         InputError: The file is missing, damaged, holds other Python objects, or lacks a key.
     """
-    with _as_input_errors():
+    with as_input_errors():
         checkpoint = read_plain(path, map_location)
     _check_keys(path, checkpoint, required)
     return checkpoint
