@@ -34,9 +34,11 @@ def _channels(input: Tensor, dimensions: int) -> Tensor:
 def _samples(start: Tensor, length: Tensor, bins: int, sampling_ratio: int) -> Tensor:
     """Coordinates (bins, samples) that spread evenly over `length` from `start`, both scalars."""
     size = length / bins
-    count = sampling_ratio if sampling_ratio > 0 else int(size.ceil())
-    within = (torch.arange(count, device=start.device) + 0.5) * size / max(count, 1)
-    return start + torch.arange(bins, device=start.device)[:, None] * size + within
+    count = sampling_ratio if sampling_ratio > 0 else max(int(size.ceil()), 0)
+    bin_number, sample = (
+        torch.arange(n, dtype=start.dtype, device=start.device) for n in (bins, count)
+    )
+    return start + bin_number[:, None] * size + (sample + 0.5) * size / max(count, 1)
 
 
 def _grid(
