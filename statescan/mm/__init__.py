@@ -14,6 +14,8 @@ except ImportError as error:
     raise ImportError(
         f"statescan.mm needs MMEngine, but {error}: pip install statescan[train]"
     ) from error
+else:
+    from . import ops  # before anything imports mmcv.ops
 
 from . import backbone, classifier, datasets, hooks, metrics, optim
 from .errors import InputError
@@ -31,6 +33,7 @@ __all__ = [
     "hooks",
     "load_config",
     "metrics",
+    "ops",
     "optim",
     "train",
 ]
