@@ -10,6 +10,7 @@ try:
         # MMEngine imports torch.distributed.optim, which still decorates with torch.jit.
         warnings.filterwarnings("ignore", "`torch.jit.", DeprecationWarning)
         import mmengine.runner  # noqa: F401
+        from mmengine.config.utils import MODULE2PACKAGE
 except ImportError as error:
     raise ImportError(
         f"statescan.mm needs MMEngine, but {error}: pip install statescan[train]"
@@ -17,10 +18,13 @@ except ImportError as error:
 else:
     from . import ops  # before anything imports mmcv.ops
 
-from . import backbone, classifier, datasets, hooks, metrics, optim
+from . import backbone, classifier, datasets, hooks, metrics, neck, optim
 from .errors import InputError
 from .launch import evaluate, find_config, load_config, train
 from .runner import StateScanRunner
+
+# MMEngine finds "mmseg::..." by the distribution's name; the module's serves every distribution.
+MODULE2PACKAGE["mmseg"] = "mmseg"
 
 __all__ = [
     "InputError",
@@ -33,6 +37,7 @@ __all__ = [
     "hooks",
     "load_config",
     "metrics",
+    "neck",
     "ops",
     "optim",
     "train",

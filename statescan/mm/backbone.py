@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from mmengine.model import BaseModule
 from mmengine.registry import MODELS
@@ -131,19 +131,34 @@ class StateScanBackbone(BaseModule):
             return int(level[1]) < self.frozen_stages
         return bool(re.match(self.model.group_matcher()["stem"], name))
 
-    def no_weight_decay(self) -> set[str]:
-        """Names of parameters that decay would pull towards zero to no good."""
-        return {f"model.{name}" for name in self.model.no_weight_decay()}
+    def rename(self, state_dict: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+        """A detector's weights, the backbone's among them (under ``prefix``) by our names.
+
+        In the authors' checkpoints no ``model.`` follows the prefix.
+        """
+        inside = f"{prefix}model."
+        theirs = {k for k in state_dict if k.startswith(prefix) and not k.startswith(inside)}
+        if not theirs:
+            return dict(state_dict)
+        weights = {k.removeprefix(prefix): state_dict[k] for k in state_dict if k in theirs}
+        own = translate(weights, self.model, self.left_out)
+        others = {k: v for k, v in state_dict.items() if k not in theirs}
+        return others | {inside + k: v for k, v in own.items()}
 
     def _load_from_state_dict(self, state_dict, prefix, *args):
-        """Take the authors' checkpoints of whole detectors, where no ``model.`` is in the names."""
-        theirs = [
-            k for k in state_dict if k.startswith(prefix) and not k.startswith(f"{prefix}model.")
-        ]
-        weights = {k.removeprefix(prefix): state_dict.pop(k) for k in theirs}
-        own = translate(weights, self.model, self.left_out)
-        state_dict.update({f"{prefix}model.{k}": v for k, v in own.items()})
+        """Take the authors' checkpoints of whole detectors."""
+        renamed = self.rename(state_dict, prefix)
+        state_dict.clear()
+        state_dict.update(renamed)
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def rename_backbones(state_dict: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """A detector's or segmenter's weights, the authors' or ours, by our names."""
+    for name, module in model.named_modules():
+        if isinstance(module, StateScanBackbone):
+            state_dict = module.rename(state_dict, f"{name}." if name else "")
+    return dict(state_dict)
 
 
 def _choose_source(pretrained: bool, checkpoint_path: str, init_cfg: dict | None) -> dict:

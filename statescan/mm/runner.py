@@ -12,6 +12,7 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 from torch import nn
 
+from .backbone import rename_backbones
 from .checkpoint import RESUMABLE, check_fits, read_training_checkpoint
 from .errors import InputError
 
@@ -71,6 +72,7 @@ class StateScanRunner(Runner):
             filename, map_location, RESUMABLE if resuming else ("state_dict",)
         )
         model = self.model.module if is_model_wrapper(self.model) else self.model
+        checkpoint["state_dict"] = rename_backbones(checkpoint["state_dict"], model)
         check_fits(filename, checkpoint["state_dict"], model)
         if resuming:
             self._check_seed(filename, checkpoint["meta"])

@@ -6,34 +6,12 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from urllib.parse import urlparse
 
-import torch
 from timm.models._hub import download_cached_file
 from torch import Tensor, nn
 
 from ..backbones import read_checkpoint
-from .checkpoint import as_input_errors
+from .checkpoint import as_input_errors, without_logs
 from .errors import InputError
-
-
-class _Ignored:
-    """Stands for the objects in the logs that MMEngine keeps in its checkpoints: none is made."""
-
-    def __new__(cls, *args):
-        return super().__new__(cls)
-
-    def __init__(self, *args):
-        pass
-
-    def __setstate__(self, state):
-        pass
-
-
-LOG_OBJECTS = (
-    *("mmengine.logging.history_buffer.HistoryBuffer", "builtins.getattr"),
-    *("numpy.ndarray", "numpy.dtype"),
-    *(f"numpy.{core}.multiarray._reconstruct" for core in ("core", "_core")),
-    *(f"numpy.{core}.multiarray.scalar" for core in ("core", "_core")),
-)
 
 
 def fetch(source: str | Path) -> Path:
@@ -53,8 +31,7 @@ def read_weights(source: str | Path, prefix: str = "") -> dict[str, Tensor]:
     Raises:
         InputError: The file is missing or damaged, or holds nothing under the prefix.
     """
-    harmless = [(_Ignored, name) for name in LOG_OBJECTS]
-    with as_input_errors(), torch.serialization.safe_globals(harmless):
+    with as_input_errors(), without_logs():
         weights = read_checkpoint(fetch(source))
     return under(weights, prefix, source) if prefix else weights
 

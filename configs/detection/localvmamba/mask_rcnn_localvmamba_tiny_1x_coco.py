@@ -1,0 +1,5 @@
+_base_ = "../../_base_/detection/mask_rcnn_1x.py"
+model = dict(
+    backbone=dict(name="localvmamba_tiny", drop_path_rate=0.2),
+    neck=dict(in_channels=[96, 192, 384, 768]),
+)

@@ -1,0 +1,7 @@
+# Published with a ViT-Adapter around the backbone; here with ViTDet's simple pyramid, so that its
+# figures are not to be expected.
+_base_ = "../../_base_/detection/mask_rcnn_1x.py"
+model = dict(
+    backbone=dict(name="plainmamba_l1", drop_path_rate=0.1, out_indices=(23,)),
+    neck=dict(_delete_=True, type="SimplePyramid", in_channels=192, num_outs=5),
+)

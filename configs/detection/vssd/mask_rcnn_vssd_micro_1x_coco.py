@@ -1,0 +1,5 @@
+_base_ = "../../_base_/detection/mask_rcnn_1x.py"
+model = dict(
+    backbone=dict(name="vssd_micro", drop_path_rate=0.1),
+    neck=dict(in_channels=[48, 96, 192, 384]),
+)

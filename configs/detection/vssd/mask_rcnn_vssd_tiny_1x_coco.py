@@ -1,0 +1,5 @@
+_base_ = "../../_base_/detection/mask_rcnn_1x.py"
+model = dict(
+    backbone=dict(name="vssd_tiny", drop_path_rate=0.2),
+    neck=dict(in_channels=[64, 128, 256, 512]),
+)

@@ -1,0 +1,6 @@
+_base_ = "../../_base_/segmentation/upernet_160k.py"
+model = dict(
+    backbone=dict(name="vssd_small", drop_path_rate=0.4),
+    decode_head=dict(in_channels=[64, 128, 256, 512]),
+    auxiliary_head=dict(in_channels=256),
+)
