@@ -44,7 +44,8 @@ def test_model_pipelines_and_optimizer(path):
     assert backbone.out_channels == (channels if isinstance(channels, list) else [channels])
     with DefaultScope.overwrite_default_scope(config.default_scope):
         for loader in (config.train_dataloader, config.test_dataloader):
-            for transform in loader.dataset.pipeline:
+            dataset = loader.dataset.get("dataset", loader.dataset)  # inside of RepeatDataset
+            for transform in dataset.pipeline:
                 TRANSFORMS.build(transform)
         wrapper = build_optim_wrapper(model, config.optim_wrapper)
     held = [p for group in wrapper.optimizer.param_groups for p in group["params"]]
