@@ -8,7 +8,7 @@ is damaged, foreign or more than plain data is refused with a sentence that name
 from __future__ import annotations
 
 import os
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -102,6 +102,13 @@ def without_logs():
         yield
 
 
+def drop_logs(hub: dict) -> None:
+    """Leave out of a ``message_hub`` what is not plain data: each iteration's scalars, a number."""
+    hub["log_scalars"] = {}
+    hub["runtime_info"].pop("eta", None)
+    hub["resumed_keys"] = dict.fromkeys(hub["runtime_info"], True)
+
+
 def holds_classifier(path: str | Path) -> bool:
     """Whether a file has the weights of a whole classifier, as against those of a backbone.
 
@@ -125,8 +132,7 @@ def read_training_checkpoint(
     Raises:
         InputError: The file is missing, damaged, holds other Python objects, or lacks a key.
     """
-    logs = nullcontext() if "message_hub" in required else without_logs()
-    with as_input_errors(), logs:
+    with as_input_errors(), without_logs():
         checkpoint = read_plain(path, map_location)
     _check_keys(path, checkpoint, required)
     return checkpoint

@@ -21,7 +21,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from tqdm import tqdm
 
-from .checkpoint import POINTER, atomic_write
+from .checkpoint import POINTER, atomic_write, drop_logs
 
 
 @HOOKS.register_module()
@@ -142,11 +142,8 @@ class AtomicCheckpointHook(EpochEndHook):
             self._remove_old(path.parent, runner.epoch)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Leave out what is not plain data: the scalars of each iteration and a NumPy number."""
-        hub = checkpoint["message_hub"]
-        hub["log_scalars"] = {}
-        hub["runtime_info"].pop("eta", None)
-        hub["resumed_keys"] = dict.fromkeys(hub["runtime_info"], True)
+        """Leave out what is not plain data."""
+        drop_logs(checkpoint["message_hub"])
 
     def _remove_old(self, folder: Path, epoch: int) -> None:
         """Remove the checkpoints before ``epoch``, but for the latest ``keep - 1``."""

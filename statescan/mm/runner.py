@@ -13,7 +13,7 @@ from mmengine.runner import Runner
 from torch import nn
 
 from .backbone import rename_backbones
-from .checkpoint import RESUMABLE, check_fits, read_training_checkpoint
+from .checkpoint import RESUMABLE, check_fits, drop_logs, read_training_checkpoint
 from .errors import InputError
 
 
@@ -76,6 +76,7 @@ class StateScanRunner(Runner):
         check_fits(filename, checkpoint["state_dict"], model)
         if resuming:
             self._check_seed(filename, checkpoint["meta"])
+            drop_logs(checkpoint["message_hub"])
         self.call_hook("after_load_checkpoint", checkpoint=checkpoint)
         model.load_state_dict(checkpoint["state_dict"])
         self._has_loaded = True

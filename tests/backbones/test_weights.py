@@ -101,6 +101,14 @@ def test_pretrained_goes_through_the_filter(tmp_path):
     assert torch.equal(model.norm.weight, OFFICIAL["classifier.norm.weight"])
 
 
+def test_pretrained_leaves_out_norms_as_they_are(tmp_path):
+    torch.save({"model": OFFICIAL}, tmp_path / "official.pth")
+    source = {"file": str(tmp_path / "official.pth"), "num_classes": 10}
+    model = create(pretrained=True, pretrained_cfg_overlay=source, out_norms=True)
+    assert model.out_norms["3"].weight.eq(1).all()
+    assert_official(model)
+
+
 def test_downloaded_weights_come_out_of_their_container():
     """What timm downloads it hands over as it is; so it does with `state_dict`."""
     source = {"state_dict": {"model": OFFICIAL, "epoch": 3}, "num_classes": 10}
