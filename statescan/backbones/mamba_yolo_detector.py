@@ -47,6 +47,7 @@ class MambaYOLONeck(nn.Module):
         routes: str | Sequence[str | Route] = "cross",
     ):
         super().__init__()
+        self.dims = tuple(dims)
         pairs = list(pairwise(dims))
 
         def merge(fine: int, coarse: int, dim: int) -> ODSSBlock:
@@ -59,12 +60,20 @@ class MambaYOLONeck(nn.Module):
 
     def forward(self, maps: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Merge maps (B, C_i, H_i, W_i); each is half as high and wide as the one before."""
+        check_maps(maps, self.dims)
         maps = [m.permute(0, 2, 3, 1) for m in maps]
         for i, block in reversed(list(enumerate(self.top_down))):
             maps[i] = block(torch.cat([upsample(maps[i + 1], maps[i]), maps[i]], dim=-1))
         for i, (halve, block) in enumerate(zip(self.halve, self.bottom_up, strict=True)):
             maps[i + 1] = block(torch.cat([halve(maps[i]), maps[i + 1]], dim=-1))
         return tuple(m.permute(0, 3, 1, 2) for m in maps)
+
+
+def check_maps(maps: Sequence[Tensor], dims: Sequence[int]) -> None:
+    """Refuse other maps than those of the channels that a module was made for."""
+    channels = tuple(m.shape[1] for m in maps)
+    if channels != dims:
+        raise ValueError(f"maps have {channels} channels, expected {dims}")
 
 
 def upsample(x: Tensor, like: Tensor) -> Tensor:
@@ -102,7 +111,7 @@ class MambaYOLOHead(nn.Module):
             raise ValueError(
                 f"strides is {tuple(strides)}, expected one for each of {len(dims)} maps"
             )
-        self.num_classes, self.strides = num_classes, tuple(strides)
+        self.dims, self.num_classes, self.strides = tuple(dims), num_classes, tuple(strides)
         box_dim = max(16, dims[0] // 4, 4 * bins)
         class_dim = max(dims[0], min(num_classes, 100))
         self.box = nn.ModuleList(branch(dim, box_dim, 4 * bins) for dim in dims)
@@ -114,6 +123,7 @@ class MambaYOLOHead(nn.Module):
 
     def forward(self, maps: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Maps (B, C_i, H_i, W_i) → raw maps (B, 4·bins + num_classes, H_i, W_i), boxes first."""
+        check_maps(maps, self.dims)
         raw = []
         for x, box, cls in zip(maps, self.box, self.cls, strict=True):
             x = x.permute(0, 2, 3, 1)

@@ -269,3 +269,11 @@ def test_official_classes():
 def test_strides_must_fit_the_maps():
     with pytest.raises(ValueError, match=r"strides is \(8, 16, 32\), expected one for each of 2"):
         MambaYOLOHead((8, 16))
+
+
+@pytest.mark.parametrize("channels", [(8, 16), (8, 16, 32), (8, 16, 24, 32)], ids=str)
+@pytest.mark.parametrize("make", [MambaYOLONeck, MambaYOLOHead])
+def test_maps_must_have_the_channels_of_the_module(make, channels):
+    maps = [torch.zeros(1, dim, 4, 4) for dim in channels]
+    with pytest.raises(ValueError, match=r"maps have \(8, 16.*\) channels, expected \(8, 16, 24\)"):
+        make((8, 16, 24))(maps)
