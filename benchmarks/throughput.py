@@ -4,9 +4,10 @@
 
 One image of each model's own size, and one of 1024 pixels, float32. A model and Swin see images
 of the same size in turns; the shortest time of each counts, the one that the machine's other work
-disturbed least, and the ratio of the two more than either. The output is compared with that of the pure-torch scans before its time counts. Memory is
-what a new process needs for its first inference beside the weights. A JSON file that is there keeps
-the rows of models that are not measured again.
+disturbed least, and the ratio of the two more than either. The output is compared with that of
+the pure-torch scans before its time counts. Memory is what a new process needs for its first
+inference beside the weights. A JSON file that is there keeps the rows of models that are not
+measured again.
 """
 
 import argparse
