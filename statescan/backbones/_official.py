@@ -59,7 +59,7 @@ def from_official(
     """A model of ours from the arguments, and weights, of the authors' constructor.
 
     Args:
-        family: name of the family, such as "vmamba".
+        family: name of the family, such as "vmamba"; "mamba_yolo" makes the whole detector.
         official_kwargs: arguments of the official model class.
         state_dict: the official weights; every one must find its place and none be missing. With
             a detection or segmentation backbone's weights the model gets their out-norms, and no

@@ -118,9 +118,7 @@ class ODSSBlock(nn.Module):
         self.proj = ConvNorm(in_dim or dim, dim, bias=proj_bias)
         self.local = LocalSpatial(dim)
         self.norm1 = nn.LayerNorm(dim, eps=1e-6)
-        self.scans = nn.Sequential(
-            *(Scan2d(dim, act_layer=nn.GELU, **scan) for _ in range(scans)),
-        )
+        self.scans = nn.Sequential(*(Scan2d(dim, act_layer=nn.GELU, **scan) for _ in range(scans)))
         self.norm2 = nn.LayerNorm(dim, eps=1e-6)
         self.mlp = ConvMlp(dim, 8 * dim // 3, residual=True, gate=True)
         self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
@@ -135,8 +133,8 @@ class ODSSBlock(nn.Module):
 class SPPF(nn.Module):
     """Maxima over growing neighbourhoods beside the map itself: (B, H, W, C) → (B, H, W, C).
 
-    Three 5x5 maxima in a row see 5, 9 and 13 positions, as the spatial pyramid pooling of
-    arXiv 1406.4729 does with one after the other.
+    Three 5x5 maxima, each of the one before, see 5, 9 and 13 positions a side: fast spatial pyramid
+    pooling, after arXiv 1406.4729.
     """
 
     def __init__(self, dim: int):
