@@ -72,6 +72,20 @@ def test_growth_is_the_slope_over_pixels(models):
 
 
 def test_speed_is_relative_to_swins(throughput):
-    row = throughput.measure("test_vmamba", rounds=1)
+    row = throughput.measure("test_vmamba", 32, rounds=1)
     assert row["speed"] == row["swin_tiny"] / row["seconds"] > 1
     assert row["error"] < 1e-4
+    assert row["pixels"] == 32
+    assert row["memory"] > 0
+
+
+def test_rows_that_are_not_measured_again_stay(throughput, monkeypatch, tmp_path):
+    path = tmp_path / "results.json"
+    path.write_text('{"models": {"another": 1, "vmamba_nano": 2}}')
+    monkeypatch.setattr(throughput, "measure_both", lambda name, rounds: {})
+    monkeypatch.setattr(throughput.models, "peak_memory", lambda name, size: size)
+    monkeypatch.setattr("sys.argv", ["throughput", "--only", "vmamba_nano", "--json", str(path)])
+    threads = torch.get_num_threads()
+    throughput.main()
+    torch.set_num_threads(threads)
+    assert throughput.json.loads(path.read_text())["models"] == {"another": 1, "vmamba_nano": {}}

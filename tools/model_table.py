@@ -26,15 +26,16 @@ PAGE = ROOT / "docs/models.md"
 SPEEDS = ROOT / "benchmarks/results/throughput-cpu.json"
 COLUMNS = (
     *("model", "parameters", "multiply-adds", "top-1, published"),
-    *("speed on a CPU, Swin-T = 1", "weights"),
+    *("speed on a CPU, Swin-T = 1", "at 1024 px", "memory at 1024 px", "weights"),
 )
 HEAD = """# Models
 
 Written by `python tools/model_table.py` from the code; do not edit. Multiply-adds are for one image
 of 224 pixels unless stated, half of what torch's FLOP counter sees. Top-1 on ImageNet-1k is the
-authors' figure, from their papers and repositories. Speed is measured: one image, one thread,
-float32, each model in turns with timm's swin_tiny ({machine};
-`python benchmarks/throughput.py`).
+authors' figure, from their papers and repositories. Speed and memory are measured: one image, one
+thread, float32, each model in turns with timm's swin_tiny at the same size ({machine};
+`python benchmarks/throughput.py`); memory is what the first inference needs beside the weights.
+[choosing.md](choosing.md) says which model is worth a look for what.
 
 The authors' files could not be downloaded where these pages are made: that they fit is proved by
 their key lists and shapes for every model, and by outputs, feature maps and gradients of the
@@ -74,13 +75,15 @@ def row(name: str, speeds: dict) -> tuple[str, ...]:
     model = timm.create_model(name, device="meta").eval()
     cfg = model.pretrained_cfg
     size = cfg["input_size"][1]
-    speed = speeds["models"].get(name)
+    own, large = (speeds["models"][name][which] for which in ("own", "large"))
     return (
         f"`{name}`" if size == 224 else f"`{name}` ({size} px)",
         f"{sum(p.numel() for p in model.parameters()):,}",
         f"{multiply_adds(model, size):.2f} G",
         published(name),
-        f"{speed['speed']:.2f}" if speed else "–",
+        f"{own['speed']:.2f}",
+        f"{large['speed']:.2f}",
+        f"{large['memory']:.0f} MiB",
         weights(cfg),
     )
 

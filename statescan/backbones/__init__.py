@@ -6,6 +6,13 @@ from .efficientvmamba import EfficientVMamba
 from .groupmamba import GroupMamba
 from .localvim import LocalVim
 from .localvmamba import LocalVMamba
+from .mamba_yolo import MambaYOLO
+from .mamba_yolo_detector import (
+    MambaYOLODetector,
+    MambaYOLOHead,
+    MambaYOLONeck,
+    mamba_yolo_detector,
+)
 from .msvmamba import MSVMamba
 from .plainmamba import PlainMamba
 from .spatial_mamba import SpatialMamba
@@ -20,6 +27,10 @@ __all__ = [
     "LocalVMamba",
     "LocalVim",
     "MSVMamba",
+    "MambaYOLO",
+    "MambaYOLODetector",
+    "MambaYOLOHead",
+    "MambaYOLONeck",
     "PlainMamba",
     "SpatialMamba",
     "VMamba",
@@ -27,6 +38,7 @@ __all__ = [
     "from_official",
     "list_models",
     "load_official",
+    "mamba_yolo_detector",
     "out_norms_in",
     "read_checkpoint",
     "read_plain",

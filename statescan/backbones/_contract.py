@@ -10,7 +10,25 @@ from torch import Tensor, nn
 from ._checkpoint import check_foreign
 
 
-class Backbone(nn.Module, ABC):
+class LoadsOfficial(nn.Module):
+    """A module that takes the authors' checkpoints wherever weights are loaded."""
+
+    def _load_from_state_dict(self, state_dict, prefix, *args):
+        """Load through the filter, under any prefix."""
+        own = {k: state_dict.pop(k) for k in list(state_dict) if k.startswith(prefix)}
+        if own:
+            own = self.checkpoint_filter_fn({k[len(prefix) :]: v for k, v in own.items()}, self)
+            check_foreign(own, self)
+            state_dict.update({prefix + k: v for k, v in own.items()})
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    @staticmethod
+    def checkpoint_filter_fn(state_dict: Mapping[str, Tensor], model: nn.Module) -> dict:
+        """The authors' state_dict under our names and shapes; ours is returned unchanged."""
+        return dict(state_dict)
+
+
+class Backbone(LoadsOfficial, ABC):
     """A stem, levels (stages or blocks), a last norm and a classifier.
 
     A subclass sets `feature_info`, `stem`, `norm` and `head`, names its levels in `levels_name`,
@@ -184,17 +202,3 @@ class Backbone(nn.Module, ABC):
     def unused_parameters(self) -> set[str]:
         """Parameters that checkpoints hold although no output depends on them."""
         return set()
-
-    def _load_from_state_dict(self, state_dict, prefix, *args):
-        """Take the authors' checkpoints wherever weights are loaded, under any prefix."""
-        own = {k: state_dict.pop(k) for k in list(state_dict) if k.startswith(prefix)}
-        if own:
-            own = self.checkpoint_filter_fn({k[len(prefix) :]: v for k, v in own.items()}, self)
-            check_foreign(own, self)
-            state_dict.update({prefix + k: v for k, v in own.items()})
-        super()._load_from_state_dict(state_dict, prefix, *args)
-
-    @staticmethod
-    def checkpoint_filter_fn(state_dict: Mapping[str, Tensor], model: nn.Module) -> dict:
-        """The authors' state_dict under our names and shapes; ours is returned unchanged."""
-        return dict(state_dict)

@@ -10,10 +10,11 @@ from timm.models import model_entrypoint
 from torch import Tensor, nn
 
 from ..errors import nearest
+from ._contract import Backbone
 
 T = TypeVar("T")
 
-# family: (its file, its model class)
+# family: (its file, its model class or the function that makes its model)
 FAMILIES = {
     "vmamba": ("vmamba", "VMamba"),
     "efficientvmamba": ("efficientvmamba", "EfficientVMamba"),
@@ -26,6 +27,7 @@ FAMILIES = {
     "vim": ("vim", "Vim"),
     "localvim": ("localvim", "LocalVim"),
     "plainmamba": ("plainmamba", "PlainMamba"),
+    "mamba_yolo": ("mamba_yolo_detector", "mamba_yolo_detector"),
 }
 
 
@@ -57,7 +59,7 @@ def from_official(
     """A model of ours from the arguments, and weights, of the authors' constructor.
 
     Args:
-        family: name of the family, such as "vmamba".
+        family: name of the family, such as "vmamba"; "mamba_yolo" makes the whole detector.
         official_kwargs: arguments of the official model class.
         state_dict: the official weights; every one must find its place and none be missing. With
             a detection or segmentation backbone's weights the model gets their out-norms, and no
@@ -87,8 +89,8 @@ def out_norms_in(state_dict: Mapping[str, Tensor]) -> list[int]:
 
 
 def load_official(model: nn.Module, state_dict: Mapping[str, Tensor]) -> None:
-    """Load strictly, after leaving out a last norm and classifier that the weights lack."""
+    """Load strictly, after leaving out a backbone's last norm and classifier that it lacks."""
     own = model.checkpoint_filter_fn(state_dict, model)
-    if "head.fc.weight" not in own:
+    if isinstance(model, Backbone) and "head.fc.weight" not in own:
         model.prune_intermediate_layers(None, prune_norm="norm.weight" not in own)
     model.load_state_dict(own)

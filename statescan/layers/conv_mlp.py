@@ -13,19 +13,22 @@ class ConvMlp(nn.Module):
         dim: channels C.
         hidden: channels in between.
         residual: add the convolution's input to its output.
+        gate: multiply by a second projection of the input after the GELU.
 
-    Source: PVTv2, arXiv 2106.13797.
+    Source: PVTv2, arXiv 2106.13797; with both the RG block of Mamba-YOLO, arXiv 2406.05835.
     """
 
-    def __init__(self, dim: int, hidden: int, *, residual: bool = False):
+    def __init__(self, dim: int, hidden: int, *, residual: bool = False, gate: bool = False):
         super().__init__()
-        self.residual = residual
-        self.fc1 = Linear(dim, hidden)
+        self.residual, self.gate = residual, gate
+        self.fc1 = Linear(dim, 2 * hidden if gate else hidden)
         self.conv = nn.Conv2d(hidden, hidden, 3, padding=1, groups=hidden)
         self.fc2 = Linear(hidden, dim)
 
     def forward(self, x: Tensor) -> Tensor:
         """Mix the channels of x (B, H, W, C), and neighbours."""
         x = self.fc1(x)
+        x, z = x.chunk(2, dim=-1) if self.gate else (x, None)
         y = self.conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        return self.fc2(F.gelu(x + y if self.residual else y))
+        y = F.gelu(x + y if self.residual else y)
+        return self.fc2(y if z is None else y * z)

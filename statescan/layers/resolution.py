@@ -78,12 +78,18 @@ class ConvDownsample(nn.Module):
         return self.norm(self.conv(x))
 
 
-class PatchMerging(nn.Module):
-    """Each 2x2 block becomes one token: (B, H, W, C) → (B, ⌈H/2⌉, ⌈W/2⌉, C').
+def fold_blocks(x: Tensor) -> Tensor:
+    """Each 2x2 block as one token of four times the channels: (B, H, W, C) → (B, H', W', 4·C).
 
-    Odd sizes are padded with zeros on the right and at the bottom. The block is read column by
-    column, as in Swin (arXiv 2103.14030), so that official weights fit.
+    H' and W' are ⌈H/2⌉ and ⌈W/2⌉: odd sizes are padded with zeros on the right and at the bottom.
+    The block is read column by column, as in Swin (arXiv 2103.14030), so that official weights fit.
     """
+    x = F.pad(x, (0, 0, 0, 1, 0, 1))  # of an even size, the blocks leave this out again
+    return x.unfold(1, 2, 2).unfold(2, 2, 2).permute(0, 1, 2, 5, 4, 3).flatten(3)
+
+
+class PatchMerging(nn.Module):
+    """Each 2x2 block becomes one token: (B, H, W, C) → (B, ⌈H/2⌉, ⌈W/2⌉, C')."""
 
     def __init__(self, dim: int, out_dim: int):
         super().__init__()
@@ -92,9 +98,7 @@ class PatchMerging(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Halve the resolution of x (B, H, W, C)."""
-        x = F.pad(x, (0, 0, 0, 1, 0, 1))  # of an even size, the blocks leave this out again
-        blocks = x.unfold(1, 2, 2).unfold(2, 2, 2).permute(0, 1, 2, 5, 4, 3)
-        return self.reduction(self.norm(blocks.flatten(3)))
+        return self.reduction(self.norm(fold_blocks(x)))
 
 
 STEMS: dict[str, Callable[[int, int], nn.Module]] = {"conv": ConvStem, "patch": PatchStem}

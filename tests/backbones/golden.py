@@ -38,6 +38,11 @@ class Case(NamedTuple):
             weights.pop("cls_token", None)
         return weights | {k: v for k, v in own.items() if finished or k in weights}
 
+    def map_names(self) -> list[str]:
+        """The maps that the authors' backbone hands to a neck: the last may be pooled first."""
+        names = [f"feat.{i}" for i in range(len(self.group("feat.")))]
+        return [*names[:-1], "sppf"] if "sppf" in self.tensors else names
+
     def tolerance(self, name: str, least: float) -> float:
         """Largest error of a tensor relative to its largest value: `least`, or 4 times the noise
         recorded for it or for its kind (grad.p, feat) where that is more."""

@@ -109,13 +109,16 @@ def test_patch_merging_reads_blocks_column_by_column(size):
     torch.testing.assert_close(layer(x), layer.reduction(layer.norm(block)))
 
 
+@pytest.mark.parametrize("gate", [False, True], ids=["plain", "gate"])
 @pytest.mark.parametrize("residual", [False, True], ids=["plain", "residual"])
-def test_conv_mlp_is_its_definition(residual):
-    mlp = ConvMlp(6, 12, residual=residual)
+def test_conv_mlp_is_its_definition(residual, gate):
+    mlp = ConvMlp(6, 12, residual=residual, gate=gate)
     x = torch.randn(2, 3, 5, 6)
     hidden = F.linear(x, mlp.fc1.weight, mlp.fc1.bias)
+    hidden, z = hidden[..., :12], hidden[..., 12:]
     y = F.conv2d(
         hidden.permute(0, 3, 1, 2), mlp.conv.weight, mlp.conv.bias, padding=1, groups=12
     ).permute(0, 2, 3, 1)
-    want = F.linear(F.gelu(y + hidden * residual), mlp.fc2.weight, mlp.fc2.bias)
+    y = F.gelu(y + hidden * residual)
+    want = F.linear(y * z if gate else y, mlp.fc2.weight, mlp.fc2.bias)
     torch.testing.assert_close(mlp(x), want)
