@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo test lint bench gpu gpu-tune gpu-peers clean
+.PHONY: install demo test test-mmcv-ext lint bench gpu gpu-tune gpu-peers clean
 
 install: .venv/installed
 
@@ -25,6 +25,21 @@ test: install lint .venv/peers
 	# Waiting OpenMP threads sleep instead of spinning: slower alone, many times faster on a busy machine.
 	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest
 
+# mmcv's compiled operators beside the stand-ins for them, in an environment of their own.
+# WHEEL=path takes an onedl-mmcv wheel that has them; without, they are compiled: about 25 minutes.
+test-mmcv-ext: .venv-mmcv-ext/installed
+	PYTHONPATH=. OMP_WAIT_POLICY=passive .venv-mmcv-ext/bin/python tests/mm/compare_ops.py
+
+# It sees the packages of .venv, after its own.
+.venv-mmcv-ext/installed: .venv/installed $(WHEEL)
+	$(BIN)/python -m venv --clear .venv-mmcv-ext
+	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
+		> "$$(.venv-mmcv-ext/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/shared.pth"
+	$(if $(WHEEL),,.venv-mmcv-ext/bin/pip install --quiet 'setuptools >= 80, < 82' wheel packaging ninja psutil)
+	MMCV_WITH_OPS=1 .venv-mmcv-ext/bin/pip install --quiet --no-deps --no-cache-dir --force-reinstall \
+		$(or $(WHEEL),--no-build-isolation --no-binary onedl-mmcv -c constraints.txt onedl-mmcv)
+	touch $@
+
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -45,4 +60,4 @@ gpu-peers:
 	@PYTHONPATH=. $(PYTHON) benchmarks/mamba_ssm_peer.py
 
 clean:
-	rm -rf .venv work_dirs build dist *.egg-info
+	rm -rf .venv .venv-mmcv-ext work_dirs build dist *.egg-info

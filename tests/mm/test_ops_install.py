@@ -26,7 +26,7 @@ def test_the_stand_in_is_loaded_where_no_extension_is():
     assert Path(mmcv._ext.__file__) == STAND_IN
 
 
-@pytest.mark.parametrize("first", ["mmcv", "statescan.mm", "mmcv._ext"])
+@pytest.mark.parametrize("first", ["mmcv", "statescan.mm"])
 def test_a_real_extension_stays(tmp_path, first):
     (tmp_path / "mmcv").mkdir()
     (tmp_path / "mmcv/__init__.py").touch()
@@ -47,13 +47,9 @@ except ModuleNotFoundError as error:
     assert "mmcv" in run(code)
 
 
-def test_importing_statescan_leaves_mmcv_alone():
-    assert run("import statescan.mm; print('mmcv' in sys.modules)").strip() == "False"
-
-
 def test_who_asked_too_early_is_told():
     code = """
-import mmcv.cnn, warnings
+import mmcv.cnn.bricks.transformer, warnings
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always", UserWarning)
     import statescan.mm
@@ -67,7 +63,7 @@ print(*(w.message for w in caught if "statescan" in str(w.message)))
 
 def test_other_operators_raise_when_called():
     operator = mmcv._ext.nms_rotated
-    sentence = r"nms_rotated is .* no stand-in .* MMCV_WITH_OPS=1 pip install .* onedl-mmcv\.$"
+    sentence = r"nms_rotated is .* no stand-in .* MMCV_WITH_OPS=1 pip install .* onedl-mmcv .*\.$"
     with pytest.raises(NotImplementedError, match=sentence):
         operator(1, iou_threshold=0.5)
 

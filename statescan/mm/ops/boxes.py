@@ -54,7 +54,8 @@ def softnms(
 
     `method`: 0 removes what overlaps, 1 decays it by 1 - IoU, 2 decays all by a Gaussian of it.
     """
-    scores, left = scores.clone(), torch.arange(len(boxes), device=boxes.device)
+    boxes, scores = full_precision(boxes), full_precision(scores).clone()
+    left = torch.arange(len(boxes), device=boxes.device)
     kept = []
     while len(left):
         at = scores[left].argmax()

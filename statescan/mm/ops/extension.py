@@ -75,8 +75,8 @@ __all__ = [
 ]
 
 BUILD = (
-    "MMCV_WITH_OPS=1 pip install --force-reinstall --no-deps --no-build-isolation"
-    " --no-binary onedl-mmcv onedl-mmcv"
+    "MMCV_WITH_OPS=1 pip install --force-reinstall --no-deps --no-cache-dir --no-build-isolation"
+    " --no-binary onedl-mmcv onedl-mmcv (a compiler, setuptools >= 80, wheel and ninja needed)"
 )
 
 

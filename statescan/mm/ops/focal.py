@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .differentiate import full_precision
+
 
 def _target_weight(weight: Tensor, target: Tensor) -> Tensor | float:
     """`weight[target]` (N,), 1 where the target is no class (background) or no weight is given."""
@@ -22,9 +24,9 @@ def _is_target(input: Tensor, target: Tensor) -> Tensor:
 
 def _sigmoid_parts(input: Tensor, target: Tensor, alpha: float) -> tuple[Tensor, ...]:
     """Whether each logit is its row's target, p of the truth, its logarithm, its alpha."""
-    positive = _is_target(input, target)
+    input, positive = full_precision(input), _is_target(input, target)
     signed = torch.where(positive, input, -input)
-    factor = torch.where(positive, alpha, 1 - alpha)
+    factor = torch.full_like(input, 1 - alpha).masked_fill(positive, alpha)
     return positive, signed.sigmoid(), F.logsigmoid(signed), factor
 
 
@@ -49,7 +51,7 @@ def sigmoid_focal_loss_backward(
 
 def _softmax_parts(softmax: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Which rows have a target, its probability and logarithm; all (N,)."""
-    p = softmax.gather(1, target.clamp(min=0)[:, None])[:, 0]
+    p = full_precision(softmax).gather(1, target.clamp(min=0)[:, None])[:, 0]
     return target >= 0, p, p.clamp(min=torch.finfo(p.dtype).tiny).log()
 
 
