@@ -1,6 +1,6 @@
 """Backbones registered with timm, one file a family."""
 
-from ._checkpoint import read_checkpoint, read_plain
+from ._checkpoint import read_checkpoint, read_plain, without_logs
 from ._official import from_official, list_models, load_official, out_norms_in
 from .efficientvmamba import EfficientVMamba
 from .groupmamba import GroupMamba
@@ -42,4 +42,5 @@ __all__ = [
     "out_norms_in",
     "read_checkpoint",
     "read_plain",
+    "without_logs",
 ]

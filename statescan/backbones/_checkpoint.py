@@ -5,6 +5,7 @@ import pickle
 import re
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,35 @@ def _compare_checksums(path: Path) -> None:
         raise zipfile.BadZipFile(f"{damaged} does not match its checksum")
 
 
+class _Ignored:
+    """Stands for the objects in the logs that MMEngine keeps in its checkpoints."""
+
+    def __new__(cls, *args):
+        return super().__new__(cls)
+
+    def __init__(self, *args):
+        pass
+
+    def __setstate__(self, state):
+        pass
+
+
+LOG_OBJECTS = (
+    *("mmengine.logging.history_buffer.HistoryBuffer", "builtins.getattr"),
+    *("numpy.ndarray", "numpy.dtype"),
+    *(f"numpy.{core}.multiarray._reconstruct" for core in ("core", "_core")),
+    *(f"numpy.{core}.multiarray.scalar" for core in ("core", "_core")),
+)
+
+
+@contextmanager
+def without_logs():
+    """Read MMEngine's own checkpoints without making the objects of their logs."""
+    harmless = [(_Ignored, name) for name in LOG_OBJECTS]
+    with torch.serialization.safe_globals(harmless):
+        yield
+
+
 def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
     """Weights of a .safetensors or torch file, out of whatever container they lie in.
 
@@ -60,7 +90,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
         FileNotFoundError: if there is no such file.
         ValueError: if it is damaged, holds more than plain data, or holds no weights.
     """
-    state_dict = unwrap(read_plain(path))
+    with without_logs():
+        state_dict = unwrap(read_plain(path))
     if not state_dict:
         raise ValueError(f"checkpoint {str(path)!r} holds no weights")
     return state_dict

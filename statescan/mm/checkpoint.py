@@ -11,11 +11,10 @@ import os
 from contextlib import contextmanager
 from pathlib import Path
 
-import torch
 from mmengine.fileio import LocalBackend, register_backend
 from torch import nn
 
-from ..backbones import read_checkpoint, read_plain
+from ..backbones import read_checkpoint, read_plain, without_logs
 from .errors import InputError
 
 POINTER = "last_checkpoint"
@@ -71,35 +70,6 @@ def as_input_errors():
         yield
     except (FileNotFoundError, ValueError) as error:
         raise InputError(str(error)) from error
-
-
-class _Ignored:
-    """Stands for the objects in the logs that MMEngine keeps in its checkpoints."""
-
-    def __new__(cls, *args):
-        return super().__new__(cls)
-
-    def __init__(self, *args):
-        pass
-
-    def __setstate__(self, state):
-        pass
-
-
-LOG_OBJECTS = (
-    *("mmengine.logging.history_buffer.HistoryBuffer", "builtins.getattr"),
-    *("numpy.ndarray", "numpy.dtype"),
-    *(f"numpy.{core}.multiarray._reconstruct" for core in ("core", "_core")),
-    *(f"numpy.{core}.multiarray.scalar" for core in ("core", "_core")),
-)
-
-
-@contextmanager
-def without_logs():
-    """Read MMEngine's own checkpoints without making the objects of their logs."""
-    harmless = [(_Ignored, name) for name in LOG_OBJECTS]
-    with torch.serialization.safe_globals(harmless):
-        yield
 
 
 def drop_logs(hub: dict) -> None:

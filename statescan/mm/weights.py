@@ -10,7 +10,7 @@ from timm.models._hub import download_cached_file
 from torch import Tensor, nn
 
 from ..backbones import read_checkpoint
-from .checkpoint import as_input_errors, without_logs
+from .checkpoint import as_input_errors
 from .errors import InputError
 
 
@@ -31,7 +31,7 @@ def read_weights(source: str | Path, prefix: str = "") -> dict[str, Tensor]:
     Raises:
         InputError: The file is missing or damaged, or holds nothing under the prefix.
     """
-    with as_input_errors(), without_logs():
+    with as_input_errors():
         weights = read_checkpoint(fetch(source))
     return under(weights, prefix, source) if prefix else weights
 
