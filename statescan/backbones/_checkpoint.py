@@ -154,3 +154,23 @@ def match_one_route(state_dict: Mapping[str, Tensor], model: nn.Module) -> dict[
         else value
         for key, value in state_dict.items()
     }
+
+
+def match_shapes(state_dict: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """SS2D's tensors in our shapes, under our names.
+
+    1x1 convolutions (O, I, 1, 1) become (O, I); the scan's (K·C, ·) becomes (K, C, ·).
+    """
+    wanted = model.state_dict()
+    return {
+        key: _matched(value, wanted[key]) if key in wanted else value
+        for key, value in state_dict.items()
+    }
+
+
+def _matched(value: Tensor, wanted: Tensor) -> Tensor:
+    if value.shape[wanted.dim() :] == (1, 1):
+        return value.flatten(1)
+    if value.dim() < wanted.dim() and value.shape[0] == wanted.shape[:2].numel():
+        return value.unflatten(0, wanted.shape[:2])
+    return value

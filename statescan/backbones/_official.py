@@ -25,6 +25,7 @@ FAMILIES = {
     "vssd": ("vssd", "VSSD"),
     "vim": ("vim", "Vim"),
     "localvim": ("localvim", "LocalVim"),
+    "hrvmamba": ("hrvmamba", "HRVMamba"),
     "plainmamba": ("plainmamba", "PlainMamba"),
 }
 

@@ -19,7 +19,7 @@ from ..scans import Route, Scan2d
 from ..scans.parameters import Merge
 from ..scans.routes import routes_by_block
 from ._build import build, imagenet_cfg
-from ._checkpoint import STAGE_NAMES, rename, scan_names
+from ._checkpoint import STAGE_NAMES, match_shapes, rename, scan_names
 from ._official import choose
 from ._pyramid import Pyramid, block_stages
 
@@ -145,22 +145,9 @@ def checkpoint_filter_fn(state_dict: Mapping[str, Tensor], model: nn.Module) -> 
     """
     if not any(key.startswith(("patch_embed.", "layers.")) for key in state_dict):
         return dict(state_dict)
-    wanted = model.state_dict()
-    stem_names = CONV_STEM_NAMES if "stem.conv1.weight" in wanted else PATCH_STEM_NAMES
-    names = OFFICIAL_NAMES + stem_names
-    return {
-        key: _official_shape(value, wanted[key]) if key in wanted else value
-        for key, value in rename(state_dict, names).items()
-    }
-
-
-def _official_shape(value: Tensor, wanted: Tensor) -> Tensor:
-    """1x1 convolutions (O, I, 1, 1) become (O, I); the scan's (K·C, ·) becomes (K, C, ·)."""
-    if value.shape[wanted.dim() :] == (1, 1):
-        return value.flatten(1)
-    if value.dim() < wanted.dim() and value.shape[0] == wanted.shape[:2].numel():
-        return value.unflatten(0, wanted.shape[:2])
-    return value
+    conv_stem = "stem.conv1.weight" in model.state_dict()
+    names = OFFICIAL_NAMES + (CONV_STEM_NAMES if conv_stem else PATCH_STEM_NAMES)
+    return match_shapes(rename(state_dict, names), model)
 
 
 OFFICIAL_NAMES = (
