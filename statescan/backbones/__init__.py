@@ -4,6 +4,7 @@ from ._checkpoint import read_checkpoint, read_plain, without_logs
 from ._official import from_official, list_models, load_official, out_norms_in
 from .efficientvmamba import EfficientVMamba
 from .groupmamba import GroupMamba
+from .hrvmamba import HRVMamba
 from .localvim import LocalVim
 from .localvmamba import LocalVMamba
 from .mamba_yolo import MambaYOLO
@@ -24,6 +25,7 @@ __all__ = [
     "VSSD",
     "EfficientVMamba",
     "GroupMamba",
+    "HRVMamba",
     "LocalVMamba",
     "LocalVim",
     "MSVMamba",

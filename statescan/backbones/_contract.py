@@ -72,6 +72,10 @@ class Backbone(LoadsOfficial, ABC):
         """The stages or blocks."""
         return getattr(self, self.levels_name)
 
+    def keep_levels(self, count: int) -> None:
+        """Drop the levels after the first `count`."""
+        setattr(self, self.levels_name, self.levels[:count])
+
     def init_weights(self, std: float | None = 0.02) -> None:
         """Linear layers from a truncated normal; None takes a deviation of 1/√inputs."""
         for module in self.modules():
@@ -169,7 +173,7 @@ class Backbone(LoadsOfficial, ABC):
         """Drop what the given levels' maps do not need; returns their numbers."""
         taken, end = feature_take_indices(len(self.levels), indices)
         cut = end < len(self.levels) - 1
-        setattr(self, self.levels_name, self.levels[: end + 1])
+        self.keep_levels(end + 1)
         for i in set(self.out_norms) - set(map(str, taken)):
             del self.out_norms[i]
         if prune_norm or cut:

@@ -26,6 +26,7 @@ FAMILIES = {
     "vssd": ("vssd", "VSSD"),
     "vim": ("vim", "Vim"),
     "localvim": ("localvim", "LocalVim"),
+    "hrvmamba": ("hrvmamba", "HRVMamba"),
     "plainmamba": ("plainmamba", "PlainMamba"),
     "mamba_yolo": ("mamba_yolo_detector", "mamba_yolo_detector"),
 }

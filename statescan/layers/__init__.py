@@ -2,6 +2,7 @@
 
 from .bi_attention import AttentiveSum, BiAttention
 from .conv_mlp import ConvMlp
+from .deformable import DeformableSampling, deformable_sample
 from .mlla import InvertedDownsample, MllaBlock, PositionEncoding, ResidualStem
 from .mlp import Mlp
 from .patches import PatchEmbed, pad_to_patches, patch_grid, resample_positions
@@ -16,6 +17,7 @@ __all__ = [
     "ConvDownsample",
     "ConvMlp",
     "ConvStem",
+    "DeformableSampling",
     "InvertedDownsample",
     "MllaBlock",
     "Mlp",
@@ -24,6 +26,7 @@ __all__ = [
     "PatchStem",
     "PositionEncoding",
     "ResidualStem",
+    "deformable_sample",
     "pad_to_patches",
     "patch_grid",
     "resample_positions",

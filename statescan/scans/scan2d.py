@@ -165,6 +165,11 @@ def is_depthwise(conv: nn.Module) -> bool:
     )
 
 
+def channelwise(dim: int, *, size: int, bias: bool) -> nn.Conv2d:
+    """A depthwise convolution of odd size that keeps the size of the map."""
+    return nn.Conv2d(dim, dim, size, padding=size // 2, groups=dim, bias=bias)
+
+
 def is_layer_norm(norm: nn.Module, channels: int) -> bool:
     """Whether a module is a layer norm over the channels, with a weight."""
     return (
@@ -187,6 +192,8 @@ class Scan2d(nn.Module):
         dt_rank: rank of dt; "auto" is ceil(dim / 16).
         conv_size: kernel size of the depthwise convolution before the scan, odd.
         conv_bias: whether that convolution has a bias.
+        local: makes, of the inner channels, what takes that convolution's place: a module
+            (B, H, W, C) → (B, H, W, C).
         gate: multiply the normalised output by act(z), z a second projection of the input.
         merge: "sum" or "mean" of the routes' outputs, or a module (B, H, W, K, C) → (B, H, W, C),
             or what makes one of the channels C.
@@ -194,6 +201,8 @@ class Scan2d(nn.Module):
         recurrence: what scans: "s6" along the routes, or a 2-D recurrence over the whole grid from
             four orientations, "2dmamba", "mamba2d" or "v2m" (see `scans.recurrences`).
         state_fusion: dilations of the kernels that fuse the scan's states, as in `S6`.
+        attention: makes, of the inner channels, what weighs the normalised output before it is
+            projected back: a module (B, H, W, C) → (B, H, W, C).
 
     Source: SS2D of VMamba, arXiv 2401.10166, figure 3 (its v0 with gate, its v2 without).
     """
@@ -208,19 +217,20 @@ class Scan2d(nn.Module):
         dt_rank: int | str = "auto",
         conv_size: int = 3,
         conv_bias: bool = False,
+        local: Callable[[int], nn.Module] | None = None,
         gate: bool = False,
         merge: str | Merge = "sum",
         act_layer: Callable[[], nn.Module] = nn.SiLU,
         recurrence: str = "s6",
         state_fusion: Sequence[int] = (),
+        attention: Callable[[int], nn.Module] | None = None,
     ):
         super().__init__()
         inner = int(dim * expand)
         self.gate = gate
         self.in_proj = Linear(dim, inner * 2 if gate else inner, bias=False)
-        self.conv = nn.Conv2d(
-            inner, inner, conv_size, padding=conv_size // 2, groups=inner, bias=conv_bias
-        )
+        self.conv = (local or partial(channelwise, size=conv_size, bias=conv_bias))(inner)
+        self.local = local is not None
         self.act = act_layer()
         self.s6 = scanner(recurrence, routes, state_fusion)(
             inner,
@@ -229,17 +239,21 @@ class Scan2d(nn.Module):
             merge=merge,
         )
         self.norm = nn.LayerNorm(inner)
+        self.attention = None if attention is None else attention(inner)
         self.out_proj = Linear(inner, dim, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Mix the tokens of x (B, H, W, C)."""
         x = self.in_proj(x)
         x, z = x.chunk(2, dim=-1) if self.gate else (x, None)
-        return self.out_proj(self.scan(self.convolve(x), z))
+        y = self.scan(self.convolve(x), z)
+        return self.out_proj(y if self.attention is None else self.attention(y))
 
     def convolve(self, x: Tensor) -> Tensor:
         """Convolution and activation of x (B, H, W, C), in one kernel where there is one."""
         conv, act = self.conv, self.act
+        if self.local:
+            return act(conv(x))
         plain = is_plain(act, nn.SiLU) and is_depthwise(conv)
         if plain and conv_is_fused(x, conv.weight, conv.bias):
             return dwconv_silu(x, conv.weight, conv.bias)

@@ -18,6 +18,8 @@ UNRECORDED_NOISE = {"spatial_mamba/b": {"feat.0": 1.5e-5}}
 # Fixtures that record an error of the authors' code: column scans are put back in the wrong places
 # where a map is not square.
 RECORDED_ERRORS = {"localvim/c"}
+# Authors with two classes of the same arguments; `from_official` takes the class's name with them.
+TWO_CLASSES = {"hrvmamba"}
 
 
 class Case(NamedTuple):
@@ -68,7 +70,8 @@ def load_case(name: str) -> Case:
     tensors = load_file(path.with_suffix(".safetensors"))
     noise = recorded_noise(record) | UNRECORDED_NOISE.get(name, {})
     wrapper = record.get("wrapper_kwargs") or {}
-    return Case(path.parent.name, record["kwargs"], tensors, noise, wrapper)
+    family = path.parent.name
+    return Case(family, official_kwargs(family, record), tensors, noise, wrapper)
 
 
 def recorded_noise(record: dict) -> dict[str, float]:
@@ -83,4 +86,19 @@ def recorded_noise(record: dict) -> dict[str, float]:
 def load_variants(family: str) -> list[dict]:
     """Every published variant: kwargs, params and the shapes of its state_dict."""
     with gzip.open(HERE / family / "variants.json.gz") as file:
-        return json.load(file)["variants"]
+        variants = json.load(file)["variants"]
+    return [
+        v | {"kwargs": official_kwargs(family, v), "input_size": side(v["input_size"])}
+        for v in variants
+    ]
+
+
+def side(input_size: int | list[int]) -> int:
+    """An image's height, recorded by itself or within (channels, height, width)."""
+    return input_size if isinstance(input_size, int) else input_size[1]
+
+
+def official_kwargs(family: str, record: dict) -> dict:
+    """The arguments of the authors' class, and its name where that says more than they do."""
+    own = {"model_class": record["class"].rpartition(":")[2]} if family in TWO_CLASSES else {}
+    return record["kwargs"] | own

@@ -166,6 +166,28 @@ def test_scan2d_equals_its_definition(gate):
     torch.testing.assert_close(scan(x), want, rtol=1e-10, atol=1e-10)
 
 
+class Shifted(nn.Module):
+    """Adds numbers of its own to every channel."""
+
+    def __init__(self, dim):
+        super().__init__()
+        self.shift = nn.Parameter(torch.randn(dim))
+
+    def forward(self, x):
+        return x + self.shift
+
+
+@pytest.mark.parametrize("gate", [False, True], ids=["plain", "gated"])
+def test_modules_in_place_of_the_convolution_and_after_the_norm(gate):
+    scan = make(Scan2d, 16, expand=2, gate=gate, local=Shifted, attention=Shifted)
+    x = image(2, 5, 4, 16)
+    inner, z = scan.in_proj(x).split([32, 32 if gate else 0], dim=-1)
+    y = scan.norm(s6_written_out(scan.s6, F.silu(inner + scan.conv.shift)).sum(3))
+    y = y * F.silu(z) if gate else y
+    want = scan.out_proj(y + scan.attention.shift)
+    torch.testing.assert_close(scan(x), want, rtol=1e-10, atol=1e-10)
+
+
 @pytest.mark.parametrize("routes", ["raster", "cross", "serpentine", "hilbert", "windowed"])
 def test_every_parameter_learns(routes):
     scan = make(Scan2d, 8, routes=routes, gate=True)

@@ -1,0 +1,6 @@
+# As published, at 256 pixels; the authors took a total batch of 2048.
+_base_ = "../../_base_/imagenet.py"
+model = dict(backbone=dict(name="hrvmamba_tiny", drop_path_rate=0.1))
+train_dataloader = dict(dataset=dict(transform=dict(input_size=256)))
+val_dataloader = dict(dataset=dict(transform=dict(input_size=256)))
+test_dataloader = val_dataloader
