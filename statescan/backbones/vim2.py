@@ -61,7 +61,8 @@ def interpolation(new: int, old: int, device: torch.device) -> Tensor:
 def resampling(new: tuple[int, int], old: tuple[int, int], device: torch.device) -> Tensor:
     """Interpolation of a grid's rows and columns, (H, W) to (H', W'): a matrix (H'·W', H·W)."""
     rows, columns = (interpolation(n, o, device) for n, o in zip(new, old, strict=True))
-    return torch.einsum("hi,wj->hwij", rows, columns).flatten(2).flatten(0, 1)
+    product = rows[:, None, :, None] * columns[:, None]  # torch.kron would fix H and W in an export
+    return product.flatten(2).flatten(0, 1)
 
 
 class ChannelMixer(nn.Module):

@@ -172,6 +172,15 @@ def test_resampled_parameters_do_not_grow_with_the_map(size):
     assert ((got["dt_proj_bias"] >= low) & (got["dt_proj_bias"] <= high)).all()
 
 
+@torch.no_grad()
+def test_autocast_does_not_round_the_parameters():
+    mixer = ChannelMixer(12)
+    want = mixer.parameters_for(9, 5)
+    with torch.autocast("cpu", torch.bfloat16):
+        got = mixer.parameters_for(9, 5)
+    assert all(torch.equal(p, want[name]) for name, p in got.items())
+
+
 def test_resampling():
     def resample(new, old):
         return resampling(new, old, torch.device("cpu"))
