@@ -18,6 +18,7 @@ from .msvmamba import MSVMamba
 from .plainmamba import PlainMamba
 from .spatial_mamba import SpatialMamba
 from .vim import Vim
+from .vim2 import ViM2
 from .vmamba import VMamba
 from .vssd import VSSD
 
@@ -36,6 +37,7 @@ __all__ = [
     "PlainMamba",
     "SpatialMamba",
     "VMamba",
+    "ViM2",
     "Vim",
     "from_official",
     "list_models",

@@ -57,23 +57,28 @@ class S6(SelectiveParameters):
         fused = len(routes) * dim * d_state
         self.fusion = StateFusion(fused, state_fusion) if state_fusion else None
 
-    def forward(self, x: Tensor, *, apart: bool = False) -> Tensor:
+    def forward(self, x: Tensor, *, apart: bool = False, gate: Tensor | None = None) -> Tensor:
         """Scan x (B, H, W, C); with `apart`, leave the sum to the caller: (B, H, W, K, C).
 
         Outputs stay apart only where every route visits every position: others share their rows.
+        A gate (B, H, W, K, C) multiplies each route's output before the merge.
         """
         H, W = x.shape[1:3]
         tokens = x.flatten(1, 2)
         if any(map(uses_blank, self.routes)):
             tokens = F.pad(tokens, (0, 0, 0, 1))  # the blank token, at index H·W
         table = route_table(self.routes, H, W, x.device)
+        each = gate is not None or isinstance(self.merge, nn.Module)
         if self.fusion is None:
             apart = apart and self.merge == "sum" and self.permutation
-            y = self.scan(tokens, table, apart)[:, : H * W].unflatten(1, (H, W))
+            y = self.scan(tokens, table, apart or each)[:, : H * W].unflatten(1, (H, W))
         else:
-            y = self.scan_and_fuse(tokens, table, x)
+            y = self.scan_and_fuse(tokens, table, x, each)
+        if gate is not None:
+            y = y * gate
         if isinstance(self.merge, nn.Module):
             return self.merge(y)
+        y = y.sum(3) if gate is not None else y
         return y / len(self.routes) if self.merge == "mean" else y
 
     def scan(self, x: Tensor, table: Tensor, apart: bool = False) -> Tensor:
@@ -89,11 +94,11 @@ class S6(SelectiveParameters):
             dt_weight=self.dt_proj_weight,
             dt_bias=self.dt_proj_bias,
             routes=table,
-            merge=not (apart or isinstance(self.merge, nn.Module)),
+            merge=not apart,
             permutation=self.permutation,
         )
 
-    def scan_and_fuse(self, tokens: Tensor, table: Tensor, grid: Tensor) -> Tensor:
+    def scan_and_fuse(self, tokens: Tensor, table: Tensor, grid: Tensor, apart: bool) -> Tensor:
         """Scan tokens (B, L, C), fuse the states on their grid (B, H, W, C), then read them out."""
         dt, B, C = self.project(tokens)
         h = selective_scan_states(
@@ -110,7 +115,7 @@ class S6(SelectiveParameters):
         h, C = (t[:, : H * W].unflatten(1, (H, W)) for t in (h, C))
         h = self.fusion(h.flatten(3)).view_as(h)
         y = (h * C.unsqueeze(-2)).sum(-1) + self.D * grid.unsqueeze(-2)
-        return y if isinstance(self.merge, nn.Module) else y.sum(3)
+        return y if apart else y.sum(3)
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Low-rank dt, B and C of tokens x (B, L, C) for every route: (B, L, K, R or N)."""
@@ -143,6 +148,21 @@ def scanner(
             f"state_fusion is {state_fusion!r}, but recurrence {recurrence!r} keeps its states"
         )
     return RECURRENCES[recurrence]
+
+
+def gate_count(gate: bool | str, recurrence: str, routes: str | Sequence[str | Route]) -> int:
+    """How many gates `Scan2d` has.
+
+    Raises:
+        ValueError: for an unknown kind of gate, or one a route where nothing follows routes.
+    """
+    if gate in (False, True):
+        return int(gate)
+    if gate != "route":
+        raise ValueError(f"gate is {gate!r}, expected False, True or 'route'")
+    if recurrence != "s6":
+        raise ValueError(f"gate is 'route', but recurrence {recurrence!r} follows no routes")
+    return len(resolve_routes(routes))
 
 
 def is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
@@ -194,7 +214,9 @@ class Scan2d(nn.Module):
         conv_bias: whether that convolution has a bias.
         local: makes, of the inner channels, what takes that convolution's place: a module
             (B, H, W, C) → (B, H, W, C).
-        gate: multiply the normalised output by act(z), z a second projection of the input.
+        gate: multiply the normalised output by act(z), z a second projection of the input; or
+            "route": multiply each route's output by an act(z) of its own, before the merge and the
+            norm (MambaMixer, arXiv 2403.19888; only with recurrence "s6").
         merge: "sum" or "mean" of the routes' outputs, or a module (B, H, W, K, C) → (B, H, W, C),
             or what makes one of the channels C.
         act_layer: activation after the convolution and on the gate.
@@ -218,7 +240,7 @@ class Scan2d(nn.Module):
         conv_size: int = 3,
         conv_bias: bool = False,
         local: Callable[[int], nn.Module] | None = None,
-        gate: bool = False,
+        gate: bool | str = False,
         merge: str | Merge = "sum",
         act_layer: Callable[[], nn.Module] = nn.SiLU,
         recurrence: str = "s6",
@@ -226,9 +248,9 @@ class Scan2d(nn.Module):
         attention: Callable[[int], nn.Module] | None = None,
     ):
         super().__init__()
-        inner = int(dim * expand)
-        self.gate = gate
-        self.in_proj = Linear(dim, inner * 2 if gate else inner, bias=False)
+        inner, gates = int(dim * expand), gate_count(gate, recurrence, routes)
+        self.inner, self.gate = inner, gate
+        self.in_proj = Linear(dim, inner * (1 + gates), bias=False)
         self.conv = (local or partial(channelwise, size=conv_size, bias=conv_bias))(inner)
         self.local = local is not None
         self.act = act_layer()
@@ -244,9 +266,8 @@ class Scan2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Mix the tokens of x (B, H, W, C)."""
-        x = self.in_proj(x)
-        x, z = x.chunk(2, dim=-1) if self.gate else (x, None)
-        y = self.scan(self.convolve(x), z)
+        x, z = self.in_proj(x).tensor_split((self.inner,), dim=-1)
+        y = self.scan(self.convolve(x), z if self.gate else None)
         return self.out_proj(y if self.attention is None else self.attention(y))
 
     def convolve(self, x: Tensor) -> Tensor:
@@ -262,6 +283,8 @@ class Scan2d(nn.Module):
     def scan(self, x: Tensor, z: Tensor | None) -> Tensor:
         """Scan of x, norm, and gate by z; after the scan one kernel where there is one."""
         norm, act = self.norm, self.act
+        if self.gate == "route":
+            return norm(self.s6(x, gate=act(z.unflatten(-1, (-1, self.inner)))))
         plain = is_layer_norm(norm, x.shape[-1]) and (z is None or is_plain(act, nn.SiLU))
         if not (plain and norm_is_fused(x, norm.weight, norm.bias, z)):
             y = norm(self.s6(x))

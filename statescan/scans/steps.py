@@ -107,9 +107,12 @@ class CausalS6(SelectiveParameters):
     def forward(self, x: Tensor, H: int, W: int, gate: Tensor | None = None) -> Tensor:
         """Scan tokens x (B, L, C) of an H×W grid.
 
-        With a gate (B, L, C) each route's output is multiplied by it before the merge.
+        With a gate (B, L, C), or (B, L, K, C), one a route, each route's output is multiplied by
+        it before the merge.
         """
         y = along_routes(x, self.routes, H, W, self.scan)
+        if gate is not None and gate.dim() == 4:
+            y, gate = y * gate, None
         if isinstance(self.merge, nn.Module):
             return self.merge(y if gate is None else y * gate.unsqueeze(2))
         y = y.sum(2) if self.merge == "sum" else y.mean(2)

@@ -188,6 +188,40 @@ def test_modules_in_place_of_the_convolution_and_after_the_norm(gate):
     torch.testing.assert_close(scan(x), want, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize("merge", ["sum", "mean", nn.Flatten(3)], ids=str)
+@pytest.mark.parametrize("routes", ["cross", "atrous"])
+def test_every_route_can_have_a_gate(routes, merge):
+    merge_size = 4 if isinstance(merge, nn.Module) else 1
+    scan = make(Scan2d, 32, routes=routes, d_state=2, expand=2, gate="route", merge=merge)
+    scan.norm, scan.out_proj = nn.Identity(), nn.Identity()
+    inner, z = scan.in_proj(image(2, 5, 4, 32)).split([64, 4 * 64], dim=-1)
+    inner = F.silu(scan.conv(inner.permute(0, 3, 1, 2))).permute(0, 2, 3, 1)
+    y = s6_written_out(scan.s6, inner) * F.silu(z).unflatten(-1, (4, 64))
+    want = {"sum": y.sum(3), "mean": y.mean(3)}.get(merge, y.flatten(3))
+    got = scan(image(2, 5, 4, 32))
+    assert got.shape[-1] == 64 * merge_size
+    torch.testing.assert_close(got, want, rtol=1e-10, atol=1e-10)
+
+
+def test_gates_apply_to_fused_states():
+    s6 = make(S6, 6, routes="cross", state_fusion=(1,))
+    x, gate = image(2, 5, 4, 6), image(2, 5, 4, 4, 6)
+    ones = torch.ones_like(gate)
+    torch.testing.assert_close(s6(x, gate=ones), s6(x), rtol=1e-10, atol=1e-10)
+    by_route = sum(
+        s6(x, gate=ones * (torch.arange(4) == k)[:, None]) * gate[:, :, :, k] for k in range(4)
+    )
+    torch.testing.assert_close(s6(x, gate=gate), by_route, rtol=1e-10, atol=1e-10)
+
+
+def test_gates_that_cannot_be_are_refused():
+    with pytest.raises(ValueError, match="gate is 'all', expected False, True or 'route'"):
+        Scan2d(8, gate="all")
+    sentence = "gate is 'route', but recurrence 'v2m' follows no routes"
+    with pytest.raises(ValueError, match=sentence):
+        Scan2d(8, gate="route", recurrence="v2m")
+
+
 @pytest.mark.parametrize("routes", ["raster", "cross", "serpentine", "hilbert", "windowed"])
 def test_every_parameter_learns(routes):
     scan = make(Scan2d, 8, routes=routes, gate=True)

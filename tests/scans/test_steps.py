@@ -64,15 +64,20 @@ def test_causal_s6_equals_its_equations(name, size):
     gate = tokens(*x.shape).sin()
     s6 = make(CausalS6, 6, routes=routes, d_state=2, dt_rank=2)
     apart = causal_s6_written_out(s6, x, *size)
-    gated = apart * gate.unsqueeze(2)
-    for merge, plain, with_gate in [
-        ("sum", apart.sum(2), gated.sum(2)),
-        ("mean", apart.mean(2), gated.mean(2)),
-        (Weighted(), Weighted()(apart), Weighted()(gated)),
+    gates = tokens(*apart.shape).sin()
+    for merge, merged in [
+        ("sum", lambda y: y.sum(2)),
+        ("mean", lambda y: y.mean(2)),
+        (Weighted(), Weighted()),
     ]:
         s6.merge = merge
-        torch.testing.assert_close(s6(x, *size), plain, rtol=1e-10, atol=1e-10)
-        torch.testing.assert_close(s6(x, *size, gate=gate), with_gate, rtol=1e-10, atol=1e-10)
+        for given, want in [
+            (None, apart),
+            (gate, apart * gate.unsqueeze(2)),
+            (gates, apart * gates),
+        ]:
+            got = s6(x, *size, gate=given)
+            torch.testing.assert_close(got, merged(want), rtol=1e-10, atol=1e-10)
 
 
 def test_gradients_equal_those_of_the_equations():

@@ -1,0 +1,3 @@
+# The paper states no stochastic depth; this is that of VMamba's tiny model.
+_base_ = "../../_base_/imagenet.py"
+model = dict(backbone=dict(name="vim2_tiny", drop_path_rate=0.2))
