@@ -6,6 +6,7 @@ from .efficientvmamba import EfficientVMamba
 from .groupmamba import GroupMamba
 from .localvim import LocalVim
 from .localvmamba import LocalVMamba
+from .mhs_vm import MHSVM, MHSVMUNet
 from .msvmamba import MSVMamba
 from .plainmamba import PlainMamba
 from .spatial_mamba import SpatialMamba
@@ -14,11 +15,13 @@ from .vmamba import VMamba
 from .vssd import VSSD
 
 __all__ = [
+    "MHSVM",
     "VSSD",
     "EfficientVMamba",
     "GroupMamba",
     "LocalVMamba",
     "LocalVim",
+    "MHSVMUNet",
     "MSVMamba",
     "PlainMamba",
     "SpatialMamba",
