@@ -14,6 +14,7 @@ from .mamba_yolo_detector import (
     MambaYOLONeck,
     mamba_yolo_detector,
 )
+from .mhs_vm import MHSVM, MHSVMUNet
 from .msvmamba import MSVMamba
 from .plainmamba import PlainMamba
 from .spatial_mamba import SpatialMamba
@@ -23,12 +24,14 @@ from .vmamba import VMamba
 from .vssd import VSSD
 
 __all__ = [
+    "MHSVM",
     "VSSD",
     "EfficientVMamba",
     "GroupMamba",
     "HRVMamba",
     "LocalVMamba",
     "LocalVim",
+    "MHSVMUNet",
     "MSVMamba",
     "MambaYOLO",
     "MambaYOLODetector",

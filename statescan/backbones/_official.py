@@ -29,6 +29,7 @@ FAMILIES = {
     "hrvmamba": ("hrvmamba", "HRVMamba"),
     "plainmamba": ("plainmamba", "PlainMamba"),
     "mamba_yolo": ("mamba_yolo_detector", "mamba_yolo_detector"),
+    "mhs_vm": ("mhs_vm", "MHSVMUNet"),
 }
 
 
@@ -45,10 +46,27 @@ def refuse_unpublished(**arguments: tuple[Any, Any]) -> None:
         choose(name, value, {published: published})
 
 
-def list_models(filter: str = "") -> list[str]:
-    """Names of this package's models that match a wildcard, such as "vmamba_*"."""
+def list_models(filter: str = "", task: str | None = None) -> list[str]:
+    """Names of this package's models that match a wildcard, such as "vmamba_*".
+
+    Args:
+        filter: the wildcard; everything by default.
+        task: only models for "classification" or for "segmentation".
+    """
+    if task not in (None, *TASKS):
+        raise ValueError(f"task is {task!r}: {nearest(str(task), TASKS)}")
     ours = __package__.partition(".")[0] + "."
-    return [n for n in timm.list_models(filter) if model_entrypoint(n).__module__.startswith(ours)]
+    names = [n for n in timm.list_models(filter) if model_entrypoint(n).__module__.startswith(ours)]
+    return [n for n in names if task in (None, model_task(n))]
+
+
+TASKS = ("classification", "segmentation")
+
+
+def model_task(name: str) -> str:
+    """What a model does: without a pooled map in its configuration, it classifies pixels."""
+    cfg = timm.get_pretrained_cfg(name, allow_unregistered=False)
+    return "segmentation" if cfg.pool_size is None else "classification"
 
 
 def from_official(

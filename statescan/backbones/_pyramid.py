@@ -27,7 +27,10 @@ class Stage(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Run the stage on x (B, H, W, C)."""
-        x = self.downsample(x)
+        return self.run_blocks(self.downsample(x))
+
+    def run_blocks(self, x: Tensor) -> Tensor:
+        """Run what comes after the downsampling."""
         for block in self.blocks:
             recompute = self.grad_checkpointing and self.training and torch.is_grad_enabled()
             x = checkpoint(block, x) if recompute else block(x)

@@ -20,12 +20,13 @@ class SelectiveParameters(nn.Module):
         D              (K, C)
 
     Args:
-        dim: channels C.
+        dim: channels C; with heads, those of all heads together.
         scans: shape of the set; K is the first size.
         width: numbers that a position's x is projected to.
         d_state: states a channel, N.
         dt_rank: rank R of dt.
-        merge: how outputs are merged: one of `MERGES`, a module, or what makes one of C.
+        merge: how outputs are merged: one of `MERGES`, a module, or what makes one of dim.
+        heads: parts of the channels, dim / heads each, which are then the C of every scan.
     """
 
     def __init__(
@@ -37,12 +38,16 @@ class SelectiveParameters(nn.Module):
         d_state: int,
         dt_rank: int,
         merge: str | Merge,
+        heads: int = 1,
     ):
         super().__init__()
+        if heads < 1 or dim % heads:
+            raise ValueError(f"heads is {heads}, which does not divide the {dim} channels")
         if isinstance(merge, str) and merge not in MERGES:
             raise ValueError(f"merge is {merge!r}, expected one of {MERGES} or a module")
         self.merge = merge if isinstance(merge, str | nn.Module) else merge(dim)
-        self.d_state, self.dt_rank = d_state, dt_rank
+        self.d_state, self.dt_rank, self.heads = d_state, dt_rank, heads
+        dim //= heads
         self.x_proj_weight = nn.Parameter(torch.empty(scans[0], width, dim))
         self.dt_proj_weight = nn.Parameter(torch.empty(*scans, dim, dt_rank))
         self.dt_proj_bias = nn.Parameter(torch.empty(*scans, dim))

@@ -351,20 +351,40 @@ def resolve_routes(routes: str | Route | Sequence[str | Route]) -> tuple[Route, 
 
 
 def routes_by_block(
-    routes: str | Route | Sequence[str | Route] | Sequence[Sequence[str | Route]], blocks: int
+    routes: str | Route | Sequence[str | Route] | Sequence[Sequence[str | Route]],
+    blocks: int,
+    of: str = "blocks",
 ) -> Sequence[str | Route | Sequence[str | Route]]:
     """Routes of every block of a model: the same for all, or those of a sequence of sequences.
 
     Raises:
-        ValueError: if that sequence is not as long as the model.
+        ValueError: if that sequence is not as long as the model; it calls the blocks by `of`.
     """
     if callable(routes) or not routes or not all(isinstance(part, list | tuple) for part in routes):
         return [routes] * blocks
     if len(routes) != blocks:
-        raise ValueError(
-            f"routes has {len(routes)} parts, expected one for each of {blocks} blocks"
-        )
+        raise ValueError(f"routes has {len(routes)} parts, expected one for each of {blocks} {of}")
     return routes
+
+
+def routes_by_head(
+    routes: str | Route | Sequence[str | Route] | Sequence[Sequence[str | Route]], heads: int
+) -> tuple[Route, ...]:
+    """Routes of a scan with heads: the first one of every head, then every head's second, ...
+
+    Args:
+        routes: as in `resolve_routes`, the same for all heads; or a sequence of such sequences,
+            one for each head.
+        heads: number of heads.
+
+    Raises:
+        ValueError: if there are not as many sequences as heads, or not as many routes in each.
+    """
+    by_head = [resolve_routes(part) for part in routes_by_block(routes, heads, "heads")]
+    counts = [len(part) for part in by_head]
+    if len(set(counts)) > 1:
+        raise ValueError(f"the heads have {counts} routes, expected as many for each")
+    return tuple(route for nth in zip(*by_head, strict=True) for route in nth)
 
 
 def route_table(

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from functools import partial
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -14,7 +15,7 @@ from ..kernels.merge_norm import is_fused as norm_is_fused
 from .fusion import StateFusion
 from .parameters import Merge, SelectiveParameters
 from .recurrences import RECURRENCES
-from .routes import Route, is_permutation, resolve_routes, route_table, uses_blank
+from .routes import Route, is_permutation, route_table, routes_by_head, uses_blank
 
 
 class S6(SelectiveParameters):
@@ -23,13 +24,22 @@ class S6(SelectiveParameters):
     (B, H, W, C) → (B, H, W, C), for any H and W. Each of the K routes has parameters of its own:
     one matrix gives the low-rank dt, B and C of every position for all routes at once.
 
+    With heads, the channels are that many parts side by side, each scanned by itself along routes
+    and with parameters of its own. All are one call of the operator, whose K routes are the first
+    one of every head, then every head's second and so on; so are the parameters, for C / heads
+    channels each.
+
     Args:
         dim: channels C.
-        routes: a name from `ROUTE_SETS`, or a sequence of names and routes.
+        routes: a name from `ROUTE_SETS`, or a sequence of names and routes; with heads, also a
+            sequence of such sequences, one for each head, all with as many routes.
+        heads: parts of the channels, a divisor of C.
         d_state: states a channel, N.
         dt_rank: rank R of dt.
         merge: "sum" or "mean" of the routes' outputs, or a module (B, H, W, K, C) → (B, H, W, C),
-            or what makes one of the channels C.
+            or what makes one of the channels C. With heads, it gets the K / heads routes of each,
+            their channels side by side. One that says `full_precision = True` gets them in float32
+            (float64) whatever type x is of, without state_fusion.
         state_fusion: dilations of the kernels that fuse neighbouring states before they are read
             out (see `StateFusion`); empty for no fusion. With it, D skips at every position, also
             where a route does not come.
@@ -41,18 +51,27 @@ class S6(SelectiveParameters):
         self,
         dim: int,
         *,
-        routes: str | Sequence[str | Route] = "cross",
+        routes: str | Sequence[str | Route] | Sequence[Sequence[str | Route]] = "cross",
+        heads: int = 1,
         d_state: int = 1,
         dt_rank: int = 1,
         merge: str | Merge = "sum",
         state_fusion: Sequence[int] = (),
     ):
-        routes = resolve_routes(routes)
-        scans, width = (len(routes),), dt_rank + 2 * d_state
+        if state_fusion and heads > 1:
+            raise ValueError(f"state_fusion is {state_fusion!r}, expected none with {heads} heads")
+        routes = routes_by_head(routes, heads)
         super().__init__(
-            dim, scans=scans, width=width, d_state=d_state, dt_rank=dt_rank, merge=merge
+            dim,
+            scans=(len(routes),),
+            width=dt_rank + 2 * d_state,
+            d_state=d_state,
+            dt_rank=dt_rank,
+            merge=merge,
+            heads=heads,
         )
         self.routes = routes
+        self.full_precision = getattr(self.merge, "full_precision", False)
         self.permutation = all(map(is_permutation, routes))
         fused = len(routes) * dim * d_state
         self.fusion = StateFusion(fused, state_fusion) if state_fusion else None
@@ -77,15 +96,16 @@ class S6(SelectiveParameters):
         if gate is not None:
             y = y * gate
         if isinstance(self.merge, nn.Module):
-            return self.merge(y)
+            return self.merge(y).to(x.dtype) if self.full_precision else self.merge(y)
         y = y.sum(3) if gate is not None else y
-        return y / len(self.routes) if self.merge == "mean" else y
+        return y * self.heads / len(self.routes) if self.merge == "mean" else y
 
     def scan(self, x: Tensor, table: Tensor, apart: bool = False) -> Tensor:
         """Scan tokens x (B, L, C) along the routes of an index table (K, T)."""
         dt, B, C = self.project(x)
-        return selective_scan(
-            x,
+        x = x.to(torch.promote_types(x.dtype, torch.float32)) if self.full_precision else x
+        y = selective_scan(
+            x if self.heads == 1 else self.of_each_route(x),
             dt,
             self.decay_rates(),
             B,
@@ -94,9 +114,18 @@ class S6(SelectiveParameters):
             dt_weight=self.dt_proj_weight,
             dt_bias=self.dt_proj_bias,
             routes=table,
-            merge=not apart,
+            merge=self.heads == 1 and not apart,
             permutation=self.permutation,
         )
+        if self.heads == 1:
+            return y
+        y = y.unflatten(2, (-1, self.heads)).flatten(3)
+        return y if apart else y.sum(2)
+
+    def of_each_route(self, x: Tensor) -> Tensor:
+        """The part of tokens x (B, L, C) that each route's head scans: (B, L, K, C / heads)."""
+        parts = x.unflatten(-1, (self.heads, -1)).unsqueeze(2)
+        return parts.expand(-1, -1, len(self.routes) // self.heads, -1, -1).flatten(2, 3)
 
     def scan_and_fuse(self, tokens: Tensor, table: Tensor, grid: Tensor, apart: bool) -> Tensor:
         """Scan tokens (B, L, C), fuse the states on their grid (B, H, W, C), then read them out."""
@@ -120,24 +149,60 @@ class S6(SelectiveParameters):
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Low-rank dt, B and C of tokens x (B, L, C) for every route: (B, L, K, R or N)."""
         K, width, _ = self.x_proj_weight.shape
-        projected = linear(x, self.x_proj_weight.flatten(0, 1)).unflatten(-1, (K, width))
+        if self.heads == 1:
+            projected = linear(x, self.x_proj_weight.flatten(0, 1)).unflatten(-1, (K, width))
+        else:
+            parts = x.unflatten(-1, (self.heads, -1))
+            weight = self.x_proj_weight.unflatten(0, (-1, self.heads))
+            projected = torch.einsum("blhc,khwc->blkhw", parts, weight).flatten(2, 3)
         return projected.split((self.dt_rank, self.d_state, self.d_state), dim=-1)
 
     def extra_repr(self) -> str:
         """Routes and sizes, for print(model)."""
         dim, d_state = self.A_log.shape[1:]
         names = ", ".join(getattr(r, "__name__", repr(r)) for r in self.routes)
-        return f"{dim}, routes=({names}), d_state={d_state}, dt_rank={self.dt_rank}"
+        heads = f", heads={self.heads}" if self.heads > 1 else ""
+        return f"{dim}, routes=({names}){heads}, d_state={d_state}, dt_rank={self.dt_rank}"
+
+
+class MultiHeadS6(nn.Module):
+    """Project to heads, scan each by itself, normalise all together, project back.
+
+    (B, H, W, C) → (B, H, W, C), for any H and W. The heads have ⌊C / heads⌋ channels each.
+
+    Args:
+        dim: channels C.
+        heads: number of heads.
+        **s6: routes, one set for all heads or one for each, and further arguments of `S6`.
+
+    Source: the multi-head scan module of MHS-VM, arXiv 2406.05992, section 3.2.
+    """
+
+    def __init__(self, dim: int, *, heads: int, **s6):
+        super().__init__()
+        if not 1 <= heads <= dim:
+            raise ValueError(f"heads is {heads}, expected 1 to the {dim} channels")
+        inner = dim // heads * heads
+        self.in_proj = Linear(dim, inner, bias=False)
+        self.s6 = S6(inner, heads=heads, **s6)
+        self.norm = nn.LayerNorm(inner)
+        self.out_proj = Linear(inner, dim, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Scan x (B, H, W, C)."""
+        return self.out_proj(self.norm(self.s6(self.in_proj(x))))
 
 
 def scanner(
     recurrence: str,
-    routes: str | Sequence[str | Route],
+    routes: str | Sequence[str | Route] | Sequence[Sequence[str | Route]],
     state_fusion: Sequence[int],
+    heads: int,
 ) -> Callable[..., nn.Module]:
     """The module that a recurrence's name stands for, still to be given its sizes."""
     if recurrence == "s6":
-        return partial(S6, routes=routes, state_fusion=state_fusion)
+        s6 = partial(MultiHeadS6, heads=heads) if heads > 1 else S6
+        return partial(s6, routes=routes, state_fusion=state_fusion)
     if recurrence not in RECURRENCES:
         names = ("s6", *RECURRENCES)
         raise ValueError(f"recurrence is {recurrence!r}, expected one of {names}")
@@ -147,14 +212,19 @@ def scanner(
         raise ValueError(
             f"state_fusion is {state_fusion!r}, but recurrence {recurrence!r} keeps its states"
         )
+    if heads > 1:
+        raise ValueError(f"heads is {heads}, but recurrence {recurrence!r} has one")
     return RECURRENCES[recurrence]
 
 
-def gate_count(gate: bool | str, recurrence: str, routes: str | Sequence[str | Route]) -> int:
+def gate_count(
+    gate: bool | str, recurrence: str, routes: str | Sequence[str | Route], heads: int
+) -> int:
     """How many gates `Scan2d` has.
 
     Raises:
-        ValueError: for an unknown kind of gate, or one a route where nothing follows routes.
+        ValueError: for an unknown kind of gate, or one a route where nothing follows routes or
+            where heads do.
     """
     if gate in (False, True):
         return int(gate)
@@ -162,6 +232,8 @@ def gate_count(gate: bool | str, recurrence: str, routes: str | Sequence[str | R
         raise ValueError(f"gate is {gate!r}, expected False, True or 'route'")
     if recurrence != "s6":
         raise ValueError(f"gate is 'route', but recurrence {recurrence!r} follows no routes")
+    if heads > 1:
+        raise ValueError(f"gate is 'route', expected False or True with {heads} heads")
     return len(resolve_routes(routes))
 
 
@@ -206,10 +278,13 @@ class Scan2d(nn.Module):
 
     Args:
         dim: channels C.
-        routes: a name from `ROUTE_SETS`, or a sequence of names and routes.
+        routes: a name from `ROUTE_SETS`, or a sequence of names and routes; with heads, also a
+            sequence of such sequences, one for each head.
         d_state: states a channel, N.
         expand: inner width as a multiple of dim.
-        dt_rank: rank of dt; "auto" is ceil(dim / 16).
+        dt_rank: rank of dt; "auto" is ceil(dim / heads / 16).
+        heads: more than one make the scan a `MultiHeadS6`: the channels are projected to that many
+            parts, each scanned by itself, then normalised together and projected back.
         conv_size: kernel size of the depthwise convolution before the scan, odd.
         conv_bias: whether that convolution has a bias.
         local: makes, of the inner channels, what takes that convolution's place: a module
@@ -225,6 +300,7 @@ class Scan2d(nn.Module):
         state_fusion: dilations of the kernels that fuse the scan's states, as in `S6`.
         attention: makes, of the inner channels, what weighs the normalised output before it is
             projected back: a module (B, H, W, C) → (B, H, W, C).
+        project_out: whether the last projection is there; without it expand has to be 1.
 
     Source: SS2D of VMamba, arXiv 2401.10166, figure 3 (its v0 with gate, its v2 without).
     """
@@ -233,10 +309,11 @@ class Scan2d(nn.Module):
         self,
         dim: int,
         *,
-        routes: str | Sequence[str | Route] = "cross",
+        routes: str | Sequence[str | Route] | Sequence[Sequence[str | Route]] = "cross",
         d_state: int = 1,
         expand: float = 1.0,
         dt_rank: int | str = "auto",
+        heads: int = 1,
         conv_size: int = 3,
         conv_bias: bool = False,
         local: Callable[[int], nn.Module] | None = None,
@@ -246,23 +323,26 @@ class Scan2d(nn.Module):
         recurrence: str = "s6",
         state_fusion: Sequence[int] = (),
         attention: Callable[[int], nn.Module] | None = None,
+        project_out: bool = True,
     ):
         super().__init__()
-        inner, gates = int(dim * expand), gate_count(gate, recurrence, routes)
+        inner, gates = int(dim * expand), gate_count(gate, recurrence, routes, heads)
+        if inner != dim and not project_out:
+            raise ValueError(f"expand is {expand}, expected 1 without the last projection")
         self.inner, self.gate = inner, gate
         self.in_proj = Linear(dim, inner * (1 + gates), bias=False)
         self.conv = (local or partial(channelwise, size=conv_size, bias=conv_bias))(inner)
         self.local = local is not None
         self.act = act_layer()
-        self.s6 = scanner(recurrence, routes, state_fusion)(
+        self.s6 = scanner(recurrence, routes, state_fusion, heads)(
             inner,
             d_state=d_state,
-            dt_rank=math.ceil(dim / 16) if dt_rank == "auto" else int(dt_rank),
+            dt_rank=math.ceil(dim // heads / 16) if dt_rank == "auto" else int(dt_rank),
             merge=merge,
         )
         self.norm = nn.LayerNorm(inner)
         self.attention = None if attention is None else attention(inner)
-        self.out_proj = Linear(inner, dim, bias=False)
+        self.out_proj = Linear(inner, dim, bias=False) if project_out else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         """Mix the tokens of x (B, H, W, C)."""

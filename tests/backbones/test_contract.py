@@ -1,4 +1,4 @@
-"""timm's contract, for every registered name. A new family is tested by being registered.
+"""timm's contract, for every registered classifier. A new family is tested by being registered.
 
 Full-size models run once on a small image; the tiny `test_*` models stand for the rest.
 """
@@ -13,8 +13,8 @@ from timm.models import group_parameters
 import statescan
 from statescan.layers import PatchStem
 
-ALL = statescan.list_models()
-SMALL = statescan.list_models("test_*")
+ALL = statescan.list_models(task="classification")
+SMALL = statescan.list_models("test_*", task="classification")
 SIZES = [(64, 64), (33, 47), (5, 130)]
 
 

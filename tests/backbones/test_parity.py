@@ -28,6 +28,7 @@ VARIANTS = {
     "hrvmamba": [f"hrvmamba_{size}" for size in ("nano", "tiny", "small", "base")],
     "plainmamba": ["plainmamba_l1", "plainmamba_l2", "plainmamba_l3"],
     "mamba_yolo": ["mamba_yolo_tiny", "mamba_yolo_medium", "mamba_yolo_large"],
+    "mhs_vm": ["mhs_vm_unet_3h", "mhs_vm_unet_4h"],
 }
 # What was published with more around it than a registered name makes.
 BUILDERS = {"mamba_yolo": mamba_yolo_detector}

@@ -26,6 +26,7 @@ from statescan.scans.routes import (
     raster,
     resolve_routes,
     route_table,
+    routes_by_head,
     serpentine,
     spiral,
     uses_blank,
@@ -244,6 +245,30 @@ def test_cross_is_vmambas_order():
         [5, 4, 3, 2, 1, 0],
         [5, 2, 4, 1, 3, 0],
     ]
+
+
+@pytest.mark.parametrize(
+    ("name", "steps"),
+    [
+        ("serpentine", ([[0, 1, 2], [5, 4, 3]], [[0, 3, 4], [1, 2, 5]])),
+        ("diagonal", ([[0, 1, 4], [2, 3, 5]], [[4, 1, 0], [5, 3, 2]])),
+        ("spiral", ([[0, 1, 2], [5, 4, 3]], [[5, 4, 3], [0, 1, 2]])),
+        ("cross", ([[0, 1, 2], [3, 4, 5]], [[0, 2, 4], [1, 3, 5]])),
+    ],
+)
+def test_sets_of_mhs_vms_heads(name, steps):
+    """Two routes, then each from its end."""
+    table = route_table(resolve_routes(name), 2, 3)
+    assert [visits(route.long(), 2, 3) for route in table[:2]] == [*steps]
+    assert torch.equal(table[2:], table[:2].flip(1))
+
+
+def test_routes_of_heads_take_turns():
+    ours = routes_by_head((("bidirectional",), (spiral, column)), 2)
+    assert ours == (raster, spiral, Reverse(raster), column)
+    assert routes_by_head(("raster", spiral), 3) == (raster,) * 3 + (spiral,) * 3
+    with pytest.raises(ValueError, match="routes has 1 parts, expected one for each of 2 heads"):
+        routes_by_head([("cross",)], 2)
 
 
 def test_atrous_set_is_efficientvmambas_order():

@@ -220,6 +220,8 @@ def test_gates_that_cannot_be_are_refused():
     sentence = "gate is 'route', but recurrence 'v2m' follows no routes"
     with pytest.raises(ValueError, match=sentence):
         Scan2d(8, gate="route", recurrence="v2m")
+    with pytest.raises(ValueError, match="gate is 'route', expected False or True with 2 heads"):
+        Scan2d(8, gate="route", heads=2)
 
 
 @pytest.mark.parametrize("routes", ["raster", "cross", "serpentine", "hilbert", "windowed"])
