@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 import torch
+import torch.nn.functional as F
 from timm.layers import calculate_drop_path_rates
 from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
@@ -168,15 +169,13 @@ class Decoder(nn.Module):
 
         Args:
             x: that map.
-            skips: what the blocks of each of the encoder's stages were given, largest map first.
-                The first one only says how large the result is.
+            skips: what the blocks of each of the encoder's stages but the first were given, largest
+                map first; each is half as high and wide as the one before.
         """
         first, *later = self.stages
         x = first(x)
-        sizes = [skip.shape[1:3] for skip in skips]
-        for i, (expand, stage) in enumerate(zip(self.expand, later, strict=True), start=1):
-            H, W = sizes[-i - 1]
-            x = stage(expand(x + skips[-i])[:, :H, :W])
+        for skip, expand, stage in zip(reversed(skips), self.expand, later, strict=True):
+            x = stage(expand(x + skip))
         return x
 
 
@@ -202,8 +201,10 @@ class MaskHead(nn.Module):
 class MHSVMUNet(MHSVM):
     """MHS-VM's segmentation U-Net, any image size: (B, in_chans, H, W) → (B, num_classes, H, W).
 
-    The image is padded with zeros, right and at the bottom, to a multiple of 4. Feature maps
-    (`forward_intermediates`, `features_only`) are the encoder's.
+    The image is padded with zeros, right and at the bottom, to a multiple of 32, which the authors'
+    code requires it to have. Feature maps (`forward_intermediates`, `features_only`) are the
+    encoder's, of the image padded to a multiple of 4. `torch.export` takes heights and widths that
+    are declared multiples of 32.
 
     Args:
         in_chans: channels of the image.
@@ -261,13 +262,15 @@ class MHSVMUNet(MHSVM):
         return self.stem(pad_to_patches(x, 4, 4))
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """Image (B, in_chans, H, W) → the decoder's last map (B, ⌈H/4⌉, ⌈W/4⌉, C)."""
-        x, skips = self.forward_stem(x), []
+        """Image (B, in_chans, H, W) → the decoder's last map, padding included, (B, H', W', C)."""
+        multiple = self.feature_info[-1]["reduction"]
+        down, right = (-length % multiple for length in x.shape[-2:])
+        x, skips = self.forward_stem(F.pad(x, (0, right, 0, down))), []
         for stage in self.stages:
             x = stage.downsample(x)
             skips.append(x)
             x = stage.run_blocks(x)
-        return self.decoder(x, skips)
+        return self.decoder(x, skips[1:])
 
     def forward(self, x: Tensor) -> Tensor:
         """Image (B, in_chans, H, W) → logits of its pixels (B, num_classes, H, W)."""

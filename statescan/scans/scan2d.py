@@ -15,7 +15,14 @@ from ..kernels.merge_norm import is_fused as norm_is_fused
 from .fusion import StateFusion
 from .parameters import Merge, SelectiveParameters
 from .recurrences import RECURRENCES
-from .routes import Route, is_permutation, route_table, routes_by_head, uses_blank
+from .routes import (
+    Route,
+    is_permutation,
+    resolve_routes,
+    route_table,
+    routes_by_head,
+    uses_blank,
+)
 
 
 class S6(SelectiveParameters):
