@@ -70,20 +70,25 @@ def weights(cfg: dict) -> str:
     return f"{source} ({cfg['license']})"
 
 
+def costs(measured: dict | None) -> tuple[str, str, str]:
+    """A model's measured speeds and memory, or dashes."""
+    if measured is None:
+        return "–", "–", "–"
+    own, large = measured["own"], measured["large"]
+    return f"{own['speed']:.2f}", f"{large['speed']:.2f}", f"{large['memory']:.0f} MiB"
+
+
 def row(name: str, speeds: dict) -> tuple[str, ...]:
     """A model's cells."""
     model = timm.create_model(name, device="meta").eval()
     cfg = model.pretrained_cfg
     size = cfg["input_size"][1]
-    own, large = (speeds["models"][name][which] for which in ("own", "large"))
     return (
         f"`{name}`" if size == 224 else f"`{name}` ({size} px)",
         f"{sum(p.numel() for p in model.parameters()):,}",
         f"{multiply_adds(model, size):.2f} G",
         published(name),
-        f"{own['speed']:.2f}",
-        f"{large['speed']:.2f}",
-        f"{large['memory']:.0f} MiB",
+        *costs(speeds["models"].get(name)),
         weights(cfg),
     )
 

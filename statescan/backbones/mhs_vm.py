@@ -204,7 +204,7 @@ class MHSVMUNet(MHSVM):
     The image is padded with zeros, right and at the bottom, to a multiple of 32, which the authors'
     code requires it to have. Feature maps (`forward_intermediates`, `features_only`) are the
     encoder's, of the image padded to a multiple of 4. `torch.export` takes heights and widths that
-    are declared multiples of 32.
+    are declared multiples of 32, from 64 up.
 
     Args:
         in_chans: channels of the image.
