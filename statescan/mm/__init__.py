@@ -15,7 +15,7 @@ except ImportError as error:
         f"statescan.mm needs MMEngine, but {error}: pip install statescan[train]"
     ) from error
 
-from . import classifier, datasets, hooks, metrics, optim
+from . import classifier, datasets, hooks, metrics, motion, optim, trackers
 from .errors import InputError
 from .launch import evaluate, find_config, load_config, train
 from .runner import StateScanRunner
@@ -30,6 +30,8 @@ __all__ = [
     "hooks",
     "load_config",
     "metrics",
+    "motion",
     "optim",
+    "trackers",
     "train",
 ]

@@ -3,11 +3,12 @@
 from . import mot_files
 from .association import assign
 from .motion import ConstantVelocity, Kalman, Motion, Stationary
-from .predictor import LearnedMotion, MotionPredictor
+from .predictor import ChangeUnit, LearnedMotion, MotionPredictor
 from .tracker import MambaTracker
 from .windows import Windows, tracks, windows
 
 __all__ = [
+    "ChangeUnit",
     "ConstantVelocity",
     "Kalman",
     "LearnedMotion",

@@ -51,21 +51,21 @@ def _rows(path: str | Path) -> Iterator[list[float]]:
         yield values[:7]
 
 
-def lines(frames: Iterable[tuple[int, Boxes]]) -> Iterator[str]:
-    """The lines of a file."""
+def lines(frames: Iterable[tuple[int, Boxes]], label: int = -1) -> Iterator[str]:
+    """The lines of a file; label is the class of all boxes, which ground truth needs."""
     for frame, (ids, boxes, scores) in frames:
         for i, (x1, y1, x2, y2), score in zip(ids, boxes, scores, strict=True):
             size = f"{x1:.2f},{y1:.2f},{x2 - x1:.2f},{y2 - y1:.2f}"
-            yield f"{frame},{i},{size},{score:.4f},-1,-1,-1\n"
+            yield f"{frame},{i},{size},{score:.4f},{label},-1,-1\n"
 
 
-def write(path: str | Path, frames: Iterable[tuple[int, Boxes]]) -> None:
+def write(path: str | Path, frames: Iterable[tuple[int, Boxes]], label: int = -1) -> None:
     """Write a file; it appears under its name only when it is whole."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
     with open(temporary, "w") as file:
-        file.writelines(lines(frames))
+        file.writelines(lines(frames, label))
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)

@@ -2,11 +2,10 @@
 
 The authors published no code. From the paper: the input, the width, the blocks, the head and the
 loss. Decided here, each an argument: the MLP's width and GELU, Mamba's usual sizes (16 states, a
-convolution over 4 steps, twice the width inside), and changes as parts of the box's own size, so
-that near and far targets move alike (`normalise`).
+convolution over 4 steps, twice the width inside), and what a change is measured in (`ChangeUnit`).
 """
 
-from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -16,7 +15,40 @@ from ..scans import TokenScan
 from ..scans.routes import Reverse, raster
 from .motion import Motion, State
 
-NORMALISE = ("box", "image")
+REFERENCES = ("box", "image")
+
+
+@dataclass(frozen=True)
+class ChangeUnit:
+    """What a change of 1 is: a part of the width or height of the box before, or of the image.
+
+    Relative to its box a target moves alike near and far.
+
+    Args:
+        relative_to: "box" or "image".
+        part: the part; a target's usual change in a frame keeps numbers of the order of 1.
+        image_size: (height, width) in pixels, for "image".
+    """
+
+    relative_to: str = "box"
+    part: float = 0.05
+    image_size: tuple[int, int] | None = None
+
+    def __post_init__(self):
+        if self.relative_to not in REFERENCES:
+            raise ValueError(f"relative_to is {self.relative_to!r}, expected one of {REFERENCES}")
+        if (self.relative_to == "image") != (self.image_size is not None):
+            raise ValueError(
+                f"image_size is {self.image_size} and relative_to {self.relative_to!r}: "
+                "a size belongs to 'image' and to it alone"
+            )
+
+    def __call__(self, boxes: np.ndarray) -> np.ndarray:
+        """(n, 4) pixels that a change of 1 is for boxes (n, 4), centres and sizes."""
+        if self.relative_to == "box":
+            return self.part * np.tile(np.clip(boxes[:, 2:], 1, None), 2)
+        height, width = self.image_size
+        return self.part * np.broadcast_to(np.array([width, height] * 2, float), boxes.shape)
 
 
 class BiMambaBlock(nn.Module):
@@ -100,9 +132,7 @@ class LearnedMotion(Motion):
         predictor: the network, in evaluation mode.
         patch: while a target is not seen, its expected box is taken for an observation, so that it
             moves on; else it waits where the last sighting puts it.
-        normalise: what a change is a part of: "box", the width and height of the box before, or
-            "image", those of the image.
-        image_size: (height, width) in pixels, for "image".
+        unit: what changes are measured in, as in training.
 
     Source: MambaTrack, arXiv 2408.09178, section 3.3.
     """
@@ -112,12 +142,9 @@ class LearnedMotion(Motion):
         predictor: MotionPredictor,
         *,
         patch: bool = True,
-        normalise: str = "box",
-        image_size: Sequence[int] | None = None,
+        unit: ChangeUnit = ChangeUnit(),
     ):
-        check_normalise(normalise, image_size)
-        self.predictor, self.patch = predictor.eval(), patch
-        self.normalise, self.image_size = normalise, image_size
+        self.predictor, self.patch, self.unit = predictor.eval(), patch, unit
 
     def begin(self, boxes: np.ndarray) -> State:
         """No change yet."""
@@ -136,15 +163,14 @@ class LearnedMotion(Motion):
         inputs = (torch.from_numpy(state[name]).to(device) for name in ("changes", "count"))
         change = self.predictor(*inputs).double().cpu().numpy()
         box = state["box"]
-        expected = box + change * scale(box, self.normalise, self.image_size)
+        expected = box + change * self.unit(box)
         expected[:, 2:] = np.clip(expected[:, 2:], 1, None)
         return {**state, "gap": state["gap"] + 1}, expected
 
     def correct(self, state: State, boxes: np.ndarray, seen: np.ndarray) -> State:
         """Append the change since the last observation, a frame's share of it."""
         observed = seen | self.patch
-        change = (boxes - state["box"]) / scale(state["box"], self.normalise, self.image_size)
-        change /= state["gap"][:, None]
+        change = (boxes - state["box"]) / self.unit(state["box"]) / state["gap"][:, None]
         appended = np.concatenate([state["changes"][:, 1:], change[:, None]], axis=1)
         count = np.minimum(state["count"] + 1, self.predictor.steps)
         return {
@@ -153,21 +179,3 @@ class LearnedMotion(Motion):
             "count": np.where(observed, count, state["count"]),
             "gap": np.where(observed, 0, state["gap"]),
         }
-
-
-def check_normalise(normalise: str, image_size: Sequence[int] | None) -> None:
-    """Refuse what `scale` could not use."""
-    if normalise not in NORMALISE:
-        raise ValueError(f"normalise is {normalise!r}, expected one of {NORMALISE}")
-    if (normalise == "image") != (image_size is not None):
-        raise ValueError(
-            f"image_size is {image_size}, normalise is {normalise!r}: give both or none"
-        )
-
-
-def scale(boxes: np.ndarray, normalise: str, image_size: Sequence[int] | None) -> np.ndarray:
-    """(n, 4) pixels that a change of 1 is for boxes (n, 4)."""
-    if normalise == "box":
-        return np.tile(np.clip(boxes[:, 2:], 1, None), 2)
-    height, width = image_size
-    return np.broadcast_to(np.array([width, height] * 2, float), boxes.shape)

@@ -7,7 +7,7 @@ import numpy as np
 
 from .boxes import to_centers
 from .mot_files import Boxes
-from .predictor import check_normalise, scale
+from .predictor import ChangeUnit
 
 
 class Windows(NamedTuple):
@@ -37,8 +37,7 @@ def windows(
     steps: int,
     *,
     shortest: int = 1,
-    normalise: str = "box",
-    image_size: Sequence[int] | None = None,
+    unit: ChangeUnit = ChangeUnit(),  # noqa: B008 -- frozen
 ) -> Windows:
     """All windows over runs of boxes, each array (t, 4) of centres and sizes.
 
@@ -47,16 +46,14 @@ def windows(
         steps: changes that the predictor looks at, q.
         shortest: least number of changes in a window. The paper's start when there are q; shorter
             ones are what a tracker asks about in a target's first frames.
-        normalise: as in `LearnedMotion`.
-        image_size: as in `LearnedMotion`.
+        unit: what changes are measured in.
 
     Raises:
         ValueError: no run is long enough.
     """
-    check_normalise(normalise, image_size)
     changes, count, target = [], [], []
     for boxes in runs:
-        steps_of_run = np.diff(boxes, axis=0) / scale(boxes[:-1], normalise, image_size)
+        steps_of_run = np.diff(boxes, axis=0) / unit(boxes[:-1])
         for end in range(shortest, len(steps_of_run)):
             known = steps_of_run[max(0, end - steps) : end]
             changes.append(np.pad(known, ((steps - len(known), 0), (0, 0))))

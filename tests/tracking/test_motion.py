@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from statescan.tracking import (
+    ChangeUnit,
     ConstantVelocity,
     Kalman,
     LearnedMotion,
@@ -145,9 +146,9 @@ class Drift(MotionPredictor):
         return (changes * there.unsqueeze(-1)).sum(1) / count.clamp_min(1)[:, None]
 
 
-@pytest.mark.parametrize(("normalise", "size"), [("box", None), ("image", (480, 640))])
-def test_changes_are_read_as_they_are_written(normalise, size):
-    motion = LearnedMotion(Drift(dim=4, depth=1, steps=4), normalise=normalise, image_size=size)
+@pytest.mark.parametrize("unit", [ChangeUnit(), ChangeUnit("image", 0.1, (480, 640))])
+def test_changes_are_read_as_they_are_written(unit):
+    motion = LearnedMotion(Drift(dim=4, depth=1, steps=4), unit=unit)
     np.testing.assert_allclose(follow(motion, 7)[1], BOX + 7 * STEP, rtol=1e-5)
 
 
@@ -163,11 +164,11 @@ def test_patching_moves_unseen_targets_on():
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ({"normalise": "picture"}, "normalise is 'picture', expected one of"),
-        ({"normalise": "image"}, "image_size is None, normalise is 'image'"),
-        ({"image_size": (4, 4)}, "normalise is 'box'"),
+        (("picture",), "relative_to is 'picture', expected one of"),
+        (("image",), "image_size is None and relative_to 'image'"),
+        (("box", 1.0, (4, 4)), r"image_size is \(4, 4\) and relative_to 'box'"),
     ],
 )
-def test_bad_arguments(arguments, sentence):
+def test_bad_units(arguments, sentence):
     with pytest.raises(ValueError, match=sentence):
-        LearnedMotion(tiny(), **arguments)
+        ChangeUnit(*arguments)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from statescan.tracking import mot_files, tracks, windows
+from statescan.tracking import ChangeUnit, mot_files, tracks, windows
 from statescan.tracking.mot_files import Boxes
 
 ROWS = """1,7,10,20,30,40,1,-1,-1,-1
@@ -76,10 +76,10 @@ def straight(length):
 
 
 def test_windows_slide():
-    changes, count, target = windows(straight(6), 3)
+    changes, count, target = windows(straight(6), 3, unit=ChangeUnit(part=0.5))
     assert count.tolist() == [1, 2, 3, 3]
-    np.testing.assert_array_equal(changes[1], [[0, 0, 0, 0], [1, 0, 0, 0], [1, 0, 0, 0]])
-    np.testing.assert_array_equal(target, [[1, 0, 0, 0]] * 4)  # 4 pixels of a box 4 wide
+    np.testing.assert_array_equal(changes[1], [[0, 0, 0, 0], [2, 0, 0, 0], [2, 0, 0, 0]])
+    np.testing.assert_array_equal(target, [[2, 0, 0, 0]] * 4)  # 4 pixels of a box 4 wide
 
 
 def test_the_papers_windows_are_full():
@@ -87,8 +87,8 @@ def test_the_papers_windows_are_full():
 
 
 def test_changes_as_parts_of_the_image():
-    target = windows(straight(4), 3, normalise="image", image_size=(100, 200)).target
-    np.testing.assert_allclose(target[0], [4 / 200, 0, 0, 0])
+    target = windows(straight(4), 3, unit=ChangeUnit("image", 0.1, (100, 200))).target
+    np.testing.assert_allclose(target[0], [4 / 20, 0, 0, 0])
 
 
 def test_tracks_too_short():
