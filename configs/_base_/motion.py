@@ -25,5 +25,5 @@ optim_wrapper = dict(
     type="OptimWrapper",
     optimizer=dict(type="Adam", lr=1.0, betas=(0.9, 0.98), eps=1e-8),
 )
-param_scheduler = dict(type="InverseSqrtLR", dim=dim, warmup=4000)
+param_scheduler = dict(type="InverseSqrtLR", by_epoch=False, dim=dim, warmup=4000)
 train_cfg = dict(max_epochs=50)

@@ -157,11 +157,17 @@ class InverseSqrtLR(LRSchedulerMixin, _ParamScheduler):
         optimizer: What it steers.
         dim: Channels of the model.
         warmup: Steps of linear warm-up.
+        by_epoch: False, and said so in a config, where MMEngine's runner reads it too.
+
+    Raises:
+        ValueError: `by_epoch` is not False: the runner would end the schedule after few steps.
 
     Source: arXiv 1706.03762, equation 3, which MambaTrack trains with.
     """
 
-    def __init__(self, optimizer, dim: int, warmup: int = 4000, **kwargs):
+    def __init__(self, optimizer, dim: int, warmup: int = 4000, by_epoch: bool = True, **kwargs):
+        if by_epoch:
+            raise ValueError("by_epoch is True, expected False: InverseSqrtLR counts iterations")
         self.dim, self.warmup = dim, warmup
         super().__init__(optimizer, by_epoch=False, **kwargs)
 

@@ -39,7 +39,7 @@ def config(root, work_dir, **options):
     small = {
         "data_root": str(root),
         "model.predictor": {"dim": 16, "depth": 1, "steps": 10},
-        "param_scheduler": {"type": "InverseSqrtLR", "dim": 16, "warmup": 20},
+        "param_scheduler": {"by_epoch": False, "type": "InverseSqrtLR", "dim": 16, "warmup": 20},
         "train_dataloader.dataset.jitter": 0.0,
         "train_dataloader.dataset.frames": (1, 40),
         "val_dataloader.dataset.frames": (41, 60),
@@ -63,7 +63,9 @@ def test_it_learns_and_resumes_to_the_same_weights(root, tmp_path):
 
 def test_the_schedule_is_the_transformers():
     optimizer = torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
-    scheduler = InverseSqrtLR(optimizer, dim=512, warmup=4000)
+    with pytest.raises(ValueError, match="by_epoch is True, expected False"):
+        InverseSqrtLR(optimizer, dim=512)
+    scheduler = InverseSqrtLR(optimizer, dim=512, warmup=4000, by_epoch=False)
     rates = []
     for _ in range(5000):
         rates.append(optimizer.param_groups[0]["lr"])
