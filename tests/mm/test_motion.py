@@ -39,7 +39,13 @@ def config(root, work_dir, **options):
     small = {
         "data_root": str(root),
         "model.predictor": {"dim": 16, "depth": 1, "steps": 10},
-        "param_scheduler": {"by_epoch": False, "type": "InverseSqrtLR", "dim": 16, "warmup": 20},
+        "param_scheduler": {
+            "by_epoch": False,
+            "type": "InverseSqrtLR",
+            "dim": 16,
+            "warmup": 20,
+            "end": 999,
+        },
         "train_dataloader.dataset.jitter": 0.0,
         "train_dataloader.dataset.frames": (1, 40),
         "val_dataloader.dataset.frames": (41, 60),
