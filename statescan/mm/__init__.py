@@ -18,7 +18,17 @@ except ImportError as error:
 else:
     from . import ops  # before anything imports mmcv.ops
 
-from . import backbone, classifier, datasets, hooks, metrics, neck, optim
+from . import (
+    backbone,
+    classifier,
+    datasets,
+    hooks,
+    metrics,
+    motion,
+    neck,
+    optim,
+    trackers,
+)
 from .errors import InputError
 from .launch import evaluate, find_config, load_config, train
 from .runner import StateScanRunner
@@ -37,8 +47,10 @@ __all__ = [
     "hooks",
     "load_config",
     "metrics",
+    "motion",
     "neck",
     "ops",
     "optim",
+    "trackers",
     "train",
 ]

@@ -96,7 +96,7 @@ def describe(runner: StateScanRunner, config: Config) -> str:
     millions = sum(p.numel() for p in runner.model.parameters()) / 1e6
     device = next(runner.model.parameters()).device.type
     processes = "" if runner.world_size == 1 else f" in {runner.world_size} processes"
-    name = config.model.backbone.name
+    name = config.model.get("backbone", {}).get("name", config.model.type)
     return f"{name}, {millions:.2f} M parameters, on {device}{processes}; logs in {runner.log_dir}"
 
 

@@ -104,13 +104,25 @@ class CausalS6(SelectiveParameters):
         nn.init.uniform_(self.conv_weight, -bound, bound)
         nn.init.uniform_(self.conv_bias, -bound, bound)
 
-    def forward(self, x: Tensor, H: int, W: int, gate: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        H: int,
+        W: int,
+        gate: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> Tensor:
         """Scan tokens x (B, L, C) of an H×W grid.
 
         With a gate (B, L, C), or (B, L, K, C), one a route, each route's output is multiplied by
-        it before the merge.
+        it before the merge. Tokens where a mask (B, L, 1) is 0 leave no trace in others, as if
+        they were not there, provided that they come first or last on a route.
         """
-        y = along_routes(x, self.routes, H, W, self.scan)
+        if mask is None:
+            y = along_routes(x, self.routes, H, W, self.scan)
+        else:
+            both = torch.cat([x * mask, mask.expand_as(x)], dim=-1)
+            y = along_routes(both, self.routes, H, W, self.scan_masked)
         if gate is not None and gate.dim() == 4:
             y, gate = y * gate, None
         if isinstance(self.merge, nn.Module):
@@ -118,9 +130,15 @@ class CausalS6(SelectiveParameters):
         y = y.sum(2) if self.merge == "sum" else y.mean(2)
         return y if gate is None else y * gate
 
-    def scan(self, x: Tensor, table: Tensor) -> Tensor:
-        """Convolve and scan x (B, T, K, C) along its steps."""
+    def scan_masked(self, x: Tensor, table: Tensor) -> Tensor:
+        """Scan steps x (B, T, K, 2·C): inputs, and factors for what their convolution gives."""
+        x, mask = x.chunk(2, dim=-1)
+        return self.scan(x, table, mask)
+
+    def scan(self, x: Tensor, table: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Convolve and scan x (B, T, K, C) along its steps; mask is a factor in between."""
         x = F.silu(self.convolve(x))
+        x = x if mask is None else x * mask
         projected = torch.einsum("btkc,kwc->btkw", x, self.x_proj_weight)
         dt, B, C = projected.split((self.dt_rank, self.d_state, self.d_state), dim=-1)
         return scan_steps(
@@ -179,7 +197,7 @@ class TokenScan(nn.Module):
         )
         self.out_proj = Linear(inner, dim, bias=False)
 
-    def forward(self, x: Tensor, H: int, W: int) -> Tensor:
-        """Mix tokens x (B, L, C) of an H×W grid."""
+    def forward(self, x: Tensor, H: int, W: int, mask: Tensor | None = None) -> Tensor:
+        """Mix tokens x (B, L, C) of an H×W grid; a mask (B, L, 1) is as in `CausalS6`."""
         x, z = self.in_proj(x).chunk(2, dim=-1)
-        return self.out_proj(self.s6(x, H, W, gate=F.silu(z)))
+        return self.out_proj(self.s6(x, H, W, gate=F.silu(z), mask=mask))

@@ -1,0 +1,15 @@
+# A small motion predictor on PETS09-S2L1: trained on the first 400 frames, tested on the others.
+_base_ = "../../_base_/motion.py"
+
+data_root = "data/pets09_s2l1"
+dim, steps = 64, 10
+model = dict(predictor=dict(dim=dim, steps=steps))
+
+windows = dict(files=["gt.txt"], shortest=1)
+train_dataloader = dict(dataset=dict(**windows, frames=(1, 400), jitter=0.4))
+val_dataloader = dict(dataset=dict(**windows, frames=(401, 795)))
+test_dataloader = val_dataloader
+
+param_scheduler = dict(dim=dim, warmup=400)
+train_cfg = dict(max_epochs=60, val_interval=5)
+env_cfg = dict(torch_threads=1)
