@@ -441,13 +441,13 @@ default_cfgs = generate_default_cfgs(
 
 @register_model
 def mhs_vm_3h(pretrained: bool = False, **kwargs) -> MHSVM:
-    """The encoder of MHS-VM with 3 heads: 12.5 M parameters, never trained as a classifier."""
+    """The encoder of MHS-VM with 3 heads: 9.5 M parameters, never trained as a classifier."""
     return build(MHSVM, "mhs_vm_3h", pretrained, **{"heads": 3, **kwargs})
 
 
 @register_model
 def mhs_vm_4h(pretrained: bool = False, **kwargs) -> MHSVM:
-    """The encoder of MHS-VM with 4 heads: 12.5 M parameters, never trained as a classifier."""
+    """The encoder of MHS-VM with 4 heads: 9.4 M parameters, never trained as a classifier."""
     return build(MHSVM, "mhs_vm_4h", pretrained, **kwargs)
 
 

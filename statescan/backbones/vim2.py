@@ -29,6 +29,7 @@ What the paper leaves open, and what was chosen:
 
 import math
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from itertools import pairwise
 
 import torch
@@ -108,13 +109,20 @@ class ChannelMixer(nn.Module):
         """The scan's parameters with H·W positions where they have the grid's."""
         grid, device = (self.grid, self.grid), self.s6.D.device
         to_map, to_grid = resampling((H, W), grid, device), resampling(grid, (H, W), device)
-        with torch.autocast(device.type, enabled=False):
+        with without_autocast(device):
             return {
                 name: resample(p, 2, to_grid.mT)
                 if name == "x_proj_weight"
                 else resample(p, 1, to_map)
                 for name, p in self.s6.named_parameters()
             }
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager:
+    """Autocast off; the meta device has none."""
+    if device.type == "meta":
+        return nullcontext()
+    return torch.autocast(device.type, enabled=False)
 
 
 def resample(parameter: Tensor, dim: int, matrix: Tensor) -> Tensor:
