@@ -288,9 +288,9 @@ class MHSVMUNet(MHSVM):
     @torch.jit.ignore
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute each block in the backward pass instead of keeping its activations."""
-        super().set_grad_checkpointing(enable)
-        for stage in self.decoder.stages:
-            stage.grad_checkpointing = enable
+        for module in self.modules():
+            if isinstance(module, Stage):
+                module.grad_checkpointing = enable
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """Replace the last layer; 0 classes leave none. There is no pooling to replace."""
