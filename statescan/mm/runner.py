@@ -6,6 +6,7 @@ import logging
 import os
 
 import torch
+from mmengine.dist import barrier
 from mmengine.logging import MMLogger
 from mmengine.model import is_model_wrapper
 from mmengine.registry import RUNNERS
@@ -43,6 +44,17 @@ class StateScanRunner(Runner):
         if env_cfg.get("torch_threads"):
             torch.set_num_threads(env_cfg["torch_threads"])
         super().setup_env(env_cfg)
+
+    def _log_env(self, env_cfg: dict) -> None:
+        """Log the environment, where several processes start, after one has imported yapf.
+
+        MMEngine formats the config with it, and its first import on a machine writes tables that
+        another process would read half-written.
+        """
+        if os.environ.get("LOCAL_RANK", "0") == "0":
+            import yapf  # noqa: F401
+        barrier()
+        super()._log_env(env_cfg)
 
     def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
         """Wrap for DDP; on CPU without the device ids that MMEngine always passes."""
