@@ -6,12 +6,12 @@ tools/model_table.py.
 """
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
 import timm
-from model_table import SPEEDS, multiply_adds, published
+from model_table import SPEEDS, multiply_adds, published, table
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs/choosing.md"
@@ -65,12 +65,6 @@ def cells(m: Model) -> tuple[str, ...]:
         *(f"{m.multiply_adds:.1f} G", f"{m.speed:.2f}", f"{m.speed_large:.2f}"),
         f"{m.memory_large:.0f} MiB",
     )
-
-
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table in Markdown."""
-    lines = [head, ("---",) * len(head), *rows]
-    return "\n".join(f"| {' | '.join(row)} |" for row in lines) + "\n"
 
 
 HEAD = """# Which backbone for what

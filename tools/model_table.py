@@ -10,6 +10,7 @@ import argparse
 import json
 import re
 import sys
+from collections.abc import Iterable, Sequence
 from itertools import groupby
 from pathlib import Path
 
@@ -93,11 +94,15 @@ def row(name: str, speeds: dict) -> tuple[str, ...]:
     )
 
 
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    lines = [head, ("---",) * len(head), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines) + "\n"
+
+
 def section(title: str, origin: str, names: list[str], speeds: dict) -> str:
     """A family's heading and table."""
-    lines = [COLUMNS, ("---",) * len(COLUMNS), *(row(name, speeds) for name in names)]
-    table = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-    return f"## {title}\n\n{origin}\n\n{table}\n"
+    return f"## {title}\n\n{origin}\n\n{table(COLUMNS, (row(name, speeds) for name in names))}"
 
 
 def family(name: str) -> tuple[str, str]:

@@ -57,7 +57,7 @@ def list_models(filter: str = "", task: str | None = None) -> list[str]:
         raise ValueError(f"task is {task!r}: {nearest(str(task), TASKS)}")
     ours = __package__.partition(".")[0] + "."
     names = [n for n in timm.list_models(filter) if model_entrypoint(n).__module__.startswith(ours)]
-    return [n for n in names if task in (None, model_task(n))]
+    return [n for n in names if task is None or model_task(n) == task]
 
 
 TASKS = ("classification", "segmentation")

@@ -32,9 +32,20 @@ class Stage(nn.Module):
     def run_blocks(self, x: Tensor) -> Tensor:
         """Run what comes after the downsampling."""
         for block in self.blocks:
-            recompute = self.grad_checkpointing and self.training and torch.is_grad_enabled()
-            x = checkpoint(block, x) if recompute else block(x)
+            x = self.run(block, x)
         return x
+
+    def run(self, block: nn.Module, *inputs: Tensor) -> Tensor:
+        """Run one block, to be recomputed in the backward pass where that is wanted."""
+        if self.grad_checkpointing and self.training and torch.is_grad_enabled():
+            return checkpoint(block, *inputs)
+        return block(*inputs)
+
+
+def checkpoint_stages(model: nn.Module, enable: bool) -> None:
+    """Whether every stage in a model recomputes its blocks in the backward pass."""
+    for stage in (m for m in model.modules() if isinstance(m, Stage)):
+        stage.grad_checkpointing = enable
 
 
 def block_stages(
@@ -142,8 +153,7 @@ class Pyramid(Backbone):
     @torch.jit.ignore
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute each block in the backward pass instead of keeping its activations."""
-        for stage in self.stages:
-            stage.grad_checkpointing = enable
+        checkpoint_stages(self, enable)
 
     @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict:

@@ -28,7 +28,7 @@ from ._checkpoint import match_shapes, rename, scan_names
 from ._contract import Backbone
 from ._hrnet import FuseScales, HRStem, hr_stages
 from ._official import choose, refuse_unpublished
-from ._pyramid import Stage
+from ._pyramid import checkpoint_stages
 
 __all__ = ["HRVMamba", "HRVMambaBlock"]
 
@@ -278,9 +278,7 @@ class HRVMamba(Backbone):
     @torch.jit.ignore
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute each block in the backward pass instead of keeping its activations."""
-        for module in self.modules():
-            if isinstance(module, Stage):
-                module.grad_checkpointing = enable
+        checkpoint_stages(self, enable)
 
     @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict:

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..kernels.linear import Linear
+from ..layers import pad_to_patches
 from ..scans import Route
 from . import mamba_yolo
 from ._checkpoint import match_shapes, rename
@@ -177,9 +178,8 @@ class MambaYOLODetector(LoadsOfficial):
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Image (B, in_chans, H, W) → raw maps, as `MambaYOLOHead` gives them."""
         levels, multiple = len(self.head.strides), max(self.head.strides)
-        down, right = (-length % multiple for length in x.shape[-2:])
         maps = self.backbone.forward_intermediates(
-            F.pad(x, (0, right, 0, down)), indices=levels, intermediates_only=True
+            pad_to_patches(x, multiple, multiple), indices=levels, intermediates_only=True
         )
         return self.head(self.neck(maps))
 

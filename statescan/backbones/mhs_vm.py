@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 import torch
-import torch.nn.functional as F
 from timm.layers import calculate_drop_path_rates
 from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
@@ -264,8 +263,7 @@ class MHSVMUNet(MHSVM):
     def forward_features(self, x: Tensor) -> Tensor:
         """Image (B, in_chans, H, W) → the decoder's last map, padding included, (B, H', W', C)."""
         multiple = self.feature_info[-1]["reduction"]
-        down, right = (-length % multiple for length in x.shape[-2:])
-        x, skips = self.forward_stem(F.pad(x, (0, right, 0, down))), []
+        x, skips = self.forward_stem(pad_to_patches(x, multiple, multiple)), []
         for stage in self.stages:
             x = stage.downsample(x)
             skips.append(x)
@@ -284,13 +282,6 @@ class MHSVMUNet(MHSVM):
         """
         logits = self(x)
         return logits.sigmoid() if self.num_classes == 1 else logits.softmax(1)
-
-    @torch.jit.ignore
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Recompute each block in the backward pass instead of keeping its activations."""
-        for module in self.modules():
-            if isinstance(module, Stage):
-                module.grad_checkpointing = enable
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """Replace the last layer; 0 classes leave none. There is no pooling to replace."""

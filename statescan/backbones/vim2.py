@@ -36,7 +36,6 @@ import torch
 import torch.nn.functional as F
 from timm.layers import DropPath, calculate_drop_path_rates
 from timm.models import generate_default_cfgs, register_model
-from timm.models._manipulate import checkpoint
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -174,8 +173,7 @@ class AveragingStage(Stage):
         """Run the stage on x (B, H, W, C)."""
         outputs = [self.downsample(x)]
         for block in self.blocks:
-            recompute = self.grad_checkpointing and self.training and torch.is_grad_enabled()
-            outputs.append(checkpoint(block, *outputs) if recompute else block(*outputs))
+            outputs.append(self.run(block, *outputs))
         return outputs[-1]
 
 

@@ -7,7 +7,6 @@ is damaged, foreign or more than plain data is refused with a sentence that name
 
 from __future__ import annotations
 
-import os
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,32 +14,11 @@ from mmengine.fileio import LocalBackend, register_backend
 from torch import nn
 
 from ..backbones import read_checkpoint, read_plain, without_logs
+from ..files import atomic_write
 from .errors import InputError
 
 POINTER = "last_checkpoint"
 RESUMABLE = ("meta", "state_dict", "optimizer", "param_schedulers", "message_hub")
-
-
-def atomic_write(path: str | Path, data: bytes) -> None:
-    """Replace ``path`` by ``data``; a crash at any moment leaves the old file or the new one."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Put a renamed entry of ``folder`` on the disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 @register_backend("statescan_atomic")

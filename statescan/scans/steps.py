@@ -121,7 +121,7 @@ class CausalS6(SelectiveParameters):
         if mask is None:
             y = along_routes(x, self.routes, H, W, self.scan)
         else:
-            both = torch.cat([x * mask, mask.expand_as(x)], dim=-1)
+            both = torch.cat([x * mask, mask], dim=-1)
             y = along_routes(both, self.routes, H, W, self.scan_masked)
         if gate is not None and gate.dim() == 4:
             y, gate = y * gate, None
@@ -131,9 +131,8 @@ class CausalS6(SelectiveParameters):
         return y if gate is None else y * gate
 
     def scan_masked(self, x: Tensor, table: Tensor) -> Tensor:
-        """Scan steps x (B, T, K, 2·C): inputs, and factors for what their convolution gives."""
-        x, mask = x.chunk(2, dim=-1)
-        return self.scan(x, table, mask)
+        """Scan steps x (B, T, K, C + 1): inputs, and a factor for what their convolution gives."""
+        return self.scan(x[..., :-1], table, x[..., -1:])
 
     def scan(self, x: Tensor, table: Tensor, mask: Tensor | None = None) -> Tensor:
         """Convolve and scan x (B, T, K, C) along its steps; mask is a factor in between."""

@@ -70,13 +70,9 @@ def run_trackeval(root: Path, lengths: dict[str, int]) -> dict[str, float]:
     outputs = ("OUTPUT_SUMMARY", "OUTPUT_DETAILED", "PLOT_CURVES", "TIME_PROGRESS", "PRINT_RESULTS")
     options = {**quiet, **dict.fromkeys(outputs, False), "BREAK_ON_ERROR": True}
     options["LOG_ON_ERROR"] = str(root / "error.txt")
-    metrics = [m({"PRINT_CONFIG": False}) for m in _metrics(trackeval)]
+    kinds = (trackeval.metrics.HOTA, trackeval.metrics.CLEAR, trackeval.metrics.Identity)
+    metrics = [kind(quiet) for kind in kinds]
     with redirect_stdout(io.StringIO()):
         answers, _ = trackeval.Evaluator(options).evaluate([dataset], metrics)
     found = answers["MotChallenge2DBox"]["ours"]["COMBINED_SEQ"]["pedestrian"]
     return {name: float(found[part][key].mean()) for name, (part, key) in MEASURES.items()}
-
-
-def _metrics(trackeval) -> tuple[type, ...]:
-    metrics = trackeval.metrics
-    return metrics.HOTA, metrics.CLEAR, metrics.Identity

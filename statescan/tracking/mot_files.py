@@ -1,11 +1,12 @@
 """MOTChallenge text files: frame, id, left, top, width, height, confidence, and three more."""
 
-import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+
+from ..files import atomic_write
 
 
 class Boxes(NamedTuple):
@@ -61,11 +62,4 @@ def lines(frames: Iterable[tuple[int, Boxes]], label: int = -1) -> Iterator[str]
 
 def write(path: str | Path, frames: Iterable[tuple[int, Boxes]], label: int = -1) -> None:
     """Write a file; it appears under its name only when it is whole."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "w") as file:
-        file.writelines(lines(frames, label))
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    atomic_write(path, "".join(lines(frames, label)).encode())

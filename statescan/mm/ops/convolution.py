@@ -11,8 +11,9 @@ from torch import Tensor
 from .differentiate import full_precision, gradients
 
 
-def _deform_conv(window: dict):
-    """The convolution as a function of the tensors that have gradients."""
+def _deform_conv(stride: tuple[int, int], padding: tuple[int, int], dilation: tuple[int, int]):
+    """The convolution as a function of the tensors that have gradients; sizes are y then x."""
+    window = dict(stride=stride, padding=padding, dilation=dilation)
 
     def run(input: Tensor, offset: Tensor, weight: Tensor, mask: Tensor | None = None) -> Tensor:
         return torchvision.ops.deform_conv2d(input, offset, weight, mask=mask, **window)
@@ -40,9 +41,9 @@ def deform_conv_forward(
     im2col_step: int,
 ) -> None:
     """Fills `output` (B, O, H', W'); offset: (B, 2·kH·kW·deformable_group, H', W'), y then x."""
-    window = dict(stride=(dH, dW), padding=(padH, padW), dilation=(dilationH, dilationW))
+    run = _deform_conv((dH, dW), (padH, padW), (dilationH, dilationW))
     tensors = [full_precision(x) for x in (input, offset, weight)]
-    output.copy_(_deform_conv(window)(*tensors))
+    output.copy_(run(*tensors))
 
 
 def deform_conv_backward_input(
@@ -66,8 +67,8 @@ def deform_conv_backward_input(
     im2col_step: int,
 ) -> None:
     """Fills `gradInput` and `gradOffset`."""
-    window = dict(stride=(dH, dW), padding=(padH, padW), dilation=(dilationH, dilationW))
-    grads = gradients(_deform_conv(window), (input, offset, weight), gradOutput)
+    run = _deform_conv((dH, dW), (padH, padW), (dilationH, dilationW))
+    grads = gradients(run, (input, offset, weight), gradOutput)
     gradInput.copy_(grads[0])
     gradOffset.copy_(grads[1])
 
@@ -93,8 +94,7 @@ def deform_conv_backward_parameters(
     im2col_step: int,
 ) -> None:
     """Adds `scale` times the weight's gradient to `gradWeight`, which knows the weight's shape."""
-    window = dict(stride=(dH, dW), padding=(padH, padW), dilation=(dilationH, dilationW))
-    run = _deform_conv(window)
+    run = _deform_conv((dH, dW), (padH, padW), (dilationH, dilationW))
     x, offset = full_precision(input), full_precision(offset)
     # Linear in the weight: its gradient is the same at any value.
     (grad,) = gradients(lambda weight: run(x, offset, weight), (gradWeight * 0,), gradOutput)
@@ -123,11 +123,9 @@ def modulated_deform_conv_forward(
     with_bias: bool,
 ) -> None:
     """Fills `output` (B, O, H', W'); mask: (B, kernel_h·kernel_w·deformable_group, H', W')."""
-    window = dict(
-        stride=(stride_h, stride_w), padding=(pad_h, pad_w), dilation=(dilation_h, dilation_w)
-    )
+    run = _deform_conv((stride_h, stride_w), (pad_h, pad_w), (dilation_h, dilation_w))
     tensors = [full_precision(x) for x in (input, offset, weight, mask)]
-    result = _deform_conv(window)(*tensors)
+    result = run(*tensors)
     output.copy_(result + full_precision(bias)[:, None, None] if with_bias else result)
 
 
@@ -158,11 +156,9 @@ def modulated_deform_conv_backward(
     with_bias: bool,
 ) -> None:
     """Fills the five gradients, `grad_bias` only where `with_bias`."""
-    window = dict(
-        stride=(stride_h, stride_w), padding=(pad_h, pad_w), dilation=(dilation_h, dilation_w)
-    )
+    run = _deform_conv((stride_h, stride_w), (pad_h, pad_w), (dilation_h, dilation_w))
     inputs = (input, offset, weight, mask)
-    grads = gradients(_deform_conv(window), inputs, grad_output)
+    grads = gradients(run, inputs, grad_output)
     filled = (grad_input, grad_offset, grad_weight, grad_mask)
     for into, grad in zip(filled, grads, strict=True):
         into.copy_(grad)
