@@ -10,6 +10,7 @@ the growth exponents are slopes of log time and log memory over log pixels.
 """
 
 import argparse
+import copy
 import json
 import math
 import multiprocessing
@@ -39,15 +40,24 @@ def build(name: str, size: int) -> nn.Module:
 
 
 def check(name: str, model: nn.Module, x: Tensor) -> float:
-    """Largest difference to the pure-torch scan, relative to the largest logit."""
+    """Largest difference to the pure-torch scan, relative to the largest logit.
+
+    Scan-route attention multiplies rounding: more than 1e-3 is accepted if it is rounding, that
+    is, if the same comparison in float64 leaves nothing of it.
+    """
+    error = difference(model, x)
+    if not error < 1e-3 and not difference(copy.deepcopy(model).double(), x.double()) < 1e-9:
+        raise SystemExit(f"{name} is off by {error:.1e}: its times mean nothing")
+    return error
+
+
+def difference(model: nn.Module, x: Tensor) -> float:
+    """Largest difference of two outputs, with our scans and torch's, relative to the largest."""
     with torch.inference_mode():
         got = model(x)
         with mock.patch.object(_c, "library", return_value=None):
             want = model(x)
-    error = float((got - want).abs().max() / want.abs().max())
-    if not error < 1e-3:
-        raise SystemExit(f"{name} is off by {error:.1e}: its times mean nothing")
-    return error
+    return float((got - want).abs().max() / want.abs().max())
 
 
 def infer(model: nn.Module, x: Tensor) -> float:

@@ -1,7 +1,7 @@
 """Building our models from the authors' own constructor arguments and weights."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import Any, TypeVar
 
@@ -46,11 +46,11 @@ def refuse_unpublished(**arguments: tuple[Any, Any]) -> None:
         choose(name, value, {published: published})
 
 
-def list_models(filter: str = "", task: str | None = None) -> list[str]:
+def list_models(filter: str | Sequence[str] = "", task: str | None = None) -> list[str]:
     """Names of this package's models that match a wildcard, such as "vmamba_*".
 
     Args:
-        filter: the wildcard; everything by default.
+        filter: the wildcard, or several; everything by default.
         task: only models for "classification" or for "segmentation".
     """
     if task not in (None, *TASKS):
