@@ -19,7 +19,7 @@ install: .venv/installed
 	touch $@
 
 demo: install
-	$(BIN)/python tools/demo.py
+	$(BIN)/python tools/demo_classify.py
 
 test: install lint .venv/peers
 	# Waiting OpenMP threads sleep instead of spinning: slower alone, many times faster on a busy machine.

@@ -1,4 +1,4 @@
-# The demo: sound or defective solar cells, from scratch on two CPU cores. See tools/demo.py.
+# make demo: sound or defective solar cells, from scratch on two CPU cores (tools/demo_classify.py).
 _base_ = "../../_base_/runtime.py"
 
 size = 96

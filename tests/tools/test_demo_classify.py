@@ -1,4 +1,4 @@
-"""tools/demo.py on forty small cells."""
+"""tools/demo_classify.py on forty small cells."""
 
 import importlib.util
 import json
@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.fixture
 def demo(monkeypatch, tmp_path):
     """Runs the demo with arguments and returns its folder."""
-    spec = importlib.util.spec_from_file_location("demo", ROOT / "tools/demo.py")
+    spec = importlib.util.spec_from_file_location("demo_classify", ROOT / "tools/demo_classify.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     rng = np.random.default_rng(0)
@@ -32,7 +32,7 @@ def demo(monkeypatch, tmp_path):
     def run(*args: str) -> Path:
         options = ["--cfg-options", "train_cfg.max_epochs=2", "train_cfg.val_interval=1"]
         tiny = ["model.backbone.name=test_vmamba", "env_cfg.torch_threads=1"]
-        command = ["demo.py", "--work-dir", str(work), *args, *options, *tiny]
+        command = ["demo_classify.py", "--work-dir", str(work), *args, *options, *tiny]
         monkeypatch.setattr("sys.argv", command)
         module.main()
         return work
