@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from mmengine.model import BaseModule
 from mmengine.registry import MODELS
@@ -12,6 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..backbones import list_models
 from ..errors import nearest
+from .checkpoint import check_fits, read_training_checkpoint
 from .classifier import create_backbone
 from .errors import InputError
 from .weights import load, read_weights, translate
@@ -159,6 +161,26 @@ def rename_backbones(state_dict: Mapping[str, Tensor], model: nn.Module) -> dict
         if isinstance(module, StateScanBackbone):
             state_dict = module.rename(state_dict, f"{name}." if name else "")
     return dict(state_dict)
+
+
+def read_fitting(
+    path: str | Path, model: nn.Module, map_location="cpu", required=("state_dict",)
+) -> dict:
+    """Read a checkpoint of a whole model, the authors' or ours, its weights by our names.
+
+    Args:
+        path: File to read; no code in it is run.
+        model: What it must fit, name by name and shape by shape.
+        map_location: Device for its tensors, as in :func:`torch.load`.
+        required: Keys it must have.
+
+    Raises:
+        InputError: The file is missing or damaged, lacks a key or is of another model.
+    """
+    checkpoint = read_training_checkpoint(path, map_location, required)
+    checkpoint["state_dict"] = rename_backbones(checkpoint["state_dict"], model)
+    check_fits(path, checkpoint["state_dict"], model)
+    return checkpoint
 
 
 def _choose_source(pretrained: bool, checkpoint_path: str, init_cfg: dict | None) -> dict:

@@ -13,8 +13,8 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 from torch import nn
 
-from .backbone import rename_backbones
-from .checkpoint import RESUMABLE, check_fits, drop_logs, read_training_checkpoint
+from .backbone import read_fitting
+from .checkpoint import RESUMABLE, drop_logs
 from .errors import InputError
 
 
@@ -80,12 +80,9 @@ class StateScanRunner(Runner):
             InputError: The file is damaged, foreign, of another model or of another seed.
         """
         resuming = self._resume
-        checkpoint = read_training_checkpoint(
-            filename, map_location, RESUMABLE if resuming else ("state_dict",)
-        )
         model = self.model.module if is_model_wrapper(self.model) else self.model
-        checkpoint["state_dict"] = rename_backbones(checkpoint["state_dict"], model)
-        check_fits(filename, checkpoint["state_dict"], model)
+        required = RESUMABLE if resuming else ("state_dict",)
+        checkpoint = read_fitting(filename, model, map_location, required)
         if resuming:
             self._check_seed(filename, checkpoint["meta"])
             drop_logs(checkpoint["message_hub"])

@@ -1,0 +1,149 @@
+"""tools/demo.py on tiny images and models."""
+
+import runpy
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from dense_data import SIZE, write_checkpoint, write_config, write_images
+
+ROOT = Path(__file__).resolve().parents[2]
+BOXES = [[(4, 6, 20, 12, 0), (30, 20, 24, 16, 1)], [(10, 10, 30, 30, 1)]]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Two images, and configs and checkpoints of a detector and a segmenter."""
+    root = write_images(tmp_path_factory.mktemp("data"), BOXES)
+    for task in ("detection", "segmentation"):
+        write_checkpoint(write_config(root, task))
+    return root
+
+
+@pytest.fixture
+def demo(data, monkeypatch, tmp_path):
+    """Runs the demo on a source and returns the folder of results."""
+
+    def demo(source: Path, task: str = "segmentation", *more: str) -> Path:
+        model = ["--config", str(data / f"{task}.py"), "--checkpoint", str(data / f"{task}.pth")]
+        command = ["demo.py", str(source), *model, "--out", str(tmp_path / "out"), *more]
+        monkeypatch.setattr("sys.argv", command)
+        runpy.run_path(str(ROOT / "tools/demo.py"), run_name="__main__")
+        return tmp_path / "out"
+
+    return demo
+
+
+def write_video(path: Path, frames: int, rate: float) -> Path:
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), rate, SIZE[::-1])
+    for shade in np.linspace(50, 200, frames):
+        writer.write(np.full((*SIZE, 3), shade, np.uint8))
+    writer.release()
+    return path
+
+
+def read_video(path: Path) -> tuple[float, int]:
+    """Frame rate and number of frames."""
+    capture = cv2.VideoCapture(str(path))
+    rate, frames = capture.get(cv2.CAP_PROP_FPS), 0
+    while capture.read()[0]:
+        frames += 1
+    capture.release()
+    return rate, frames
+
+
+@pytest.mark.parametrize("task", ["detection", "segmentation"])
+def test_an_image(demo, data, task, capsys):
+    source = data / "images/0.png"
+    out = demo(source, task, "--score-threshold", "0")
+    drawn, before = cv2.imread(str(out / "0.png")), cv2.imread(str(source))
+    assert drawn.shape == before.shape
+    assert not np.array_equal(drawn, before)
+    assert "the last is 0.png" in capsys.readouterr().out
+
+
+def test_above_the_threshold_is_nothing(demo, data):
+    out = demo(data / "images/0.png", "detection", "--score-threshold", "1.01")
+    assert np.array_equal(cv2.imread(str(out / "0.png")), cv2.imread(str(data / "images/0.png")))
+
+
+def test_a_folder_with_unreadable_files(demo, data, tmp_path, capsys):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    whole = (data / "images/0.png").read_bytes()
+    (folder / "a.png").write_bytes(whole)
+    (folder / "b.png").write_bytes(whole[: len(whole) // 2])
+    (folder / "c.txt").write_text("no image")
+    cv2.imwrite(str(folder / "d.jpg"), np.full((31, 77, 3), 90, np.uint8))
+    out = demo(folder)
+    assert sorted(path.name for path in out.iterdir()) == ["a.png", "d.jpg"]
+    assert cv2.imread(str(out / "d.jpg")).shape == (31, 77, 3)
+    assert "left out: 2 of 4 files cannot be read: b.png, c.txt" in capsys.readouterr().out
+
+
+def test_a_video_keeps_its_rate(demo, tmp_path):
+    out = demo(write_video(tmp_path / "clip.mp4", 6, 12.5))
+    assert [path.name for path in out.iterdir()] == ["clip.mp4"]
+    assert read_video(out / "clip.mp4") == (12.5, 6)
+
+
+def test_an_interrupted_video_leaves_nothing(demo, tmp_path, monkeypatch):
+    from statescan.mm.drawing import Painter
+
+    def interrupt(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Painter, "prediction", interrupt)
+    with pytest.raises(SystemExit, match="stopped"):
+        demo(write_video(tmp_path / "clip.mp4", 6, 12.5))
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_shows_each_and_waits_at_the_end(demo, data, monkeypatch):
+    shown, waits = [], []
+    monkeypatch.setenv("DISPLAY", ":0")
+    monkeypatch.setattr(cv2, "imshow", lambda name, image: shown.append(image))
+    monkeypatch.setattr(cv2, "waitKey", waits.append)
+    out = demo(data / "images", "segmentation", "--show")
+    assert waits == [1, 1, 0]
+    assert np.array_equal(shown[1], cv2.imread(str(out / "1.png")))
+
+
+def test_no_screen(demo, data, monkeypatch):
+    monkeypatch.delenv("DISPLAY", raising=False)
+    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+    with pytest.raises(SystemExit, match=r"^error: --show needs a screen"):
+        demo(data / "images", "segmentation", "--show")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "sentence"),
+    [
+        ("none.png", None, "there is no image, folder or video '{}'"),
+        ("text.mp4", b"no video", "'{}' cannot be read, as an image or as a video"),
+        ("half.png", b"\x89PNG\r\n\x1a\n", "image '{}' cannot be read: "),
+        ("empty", {}, "folder '{}' has no image that can be read"),
+    ],
+    ids=["missing", "no-video", "damaged", "empty-folder"],
+)
+def test_bad_sources_are_one_sentence(demo, tmp_path, name, content, sentence):
+    source = tmp_path / name
+    if content == {}:
+        source.mkdir()
+    elif content is not None:
+        source.write_bytes(content)
+    with pytest.raises(SystemExit) as exit:
+        demo(source)
+    assert exit.value.code.startswith("error: " + sentence.format(source))
+    assert not (tmp_path / "out").exists()
+
+
+def test_results_may_not_replace_their_sources(demo, data):
+    with pytest.raises(SystemExit, match="would replace what they are made of"):
+        demo(data / "images", "segmentation", "--out", str(data / "images"))
+
+
+def test_a_checkpoint_of_another_model(demo, data):
+    with pytest.raises(SystemExit, match=r"detection\.pth is of another model: .* missing"):
+        demo(data / "images", "segmentation", "--checkpoint", str(data / "detection.pth"))
