@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .boxes import to_corners
+from .boxes import to_centers, to_corners
 from .mot_files import Boxes
 
 HEIGHTS = (0.10, 0.25)  # of targets, as shares of the image's height
@@ -121,7 +121,7 @@ def pan(seed: int, frames: int, size: tuple[int, int], share: float) -> np.ndarr
     return swings.mean(axis=1) * share * np.array(size)
 
 
-def moving_boxes(
+def whole_boxes(
     seed: int,
     frames: int,
     targets: int,
@@ -129,8 +129,8 @@ def moving_boxes(
     *,
     aspects: Sequence[float] | None = None,
     camera: float = 0.0,
-) -> dict[int, Boxes]:
-    """Boxes with ids in every frame, as `mot_files.read` gives them.
+) -> np.ndarray:
+    """(T, n, 4) corners of all targets, those outside of the image too.
 
     Args:
         seed: equal seeds give equal boxes.
@@ -140,9 +140,8 @@ def moving_boxes(
         aspects: width by height of each target; None draws them, most of them upright.
         camera: the share of the image by which the camera swings.
 
-    Returns:
-        From the frame's number, from 1, to ids from 1 and whole boxes, of which a part may be
-        outside; targets whose centre is outside are left out.
+    Raises:
+        ValueError: a number is below 1, or there is not an aspect for each target.
     """
     centers, heights = walk(seed, frames, targets, size)
     if aspects is None:
@@ -152,11 +151,30 @@ def moving_boxes(
     centers = centers - pan(seed, frames, size, camera)[:, None]
     sizes = np.stack([heights * np.asarray(aspects), heights], axis=-1)
     boxes = np.concatenate([centers, sizes], axis=-1)
+    return to_corners(boxes.reshape(-1, 4)).reshape(boxes.shape)
+
+
+def moving_boxes(
+    seed: int,
+    frames: int,
+    targets: int,
+    size: tuple[int, int],
+    *,
+    aspects: Sequence[float] | None = None,
+    camera: float = 0.0,
+) -> dict[int, Boxes]:
+    """Boxes with ids in every frame, as `mot_files.read` gives them; arguments of `whole_boxes`.
+
+    Returns:
+        From the frame's number, from 1, to ids from 1 and whole boxes, of which a part may be
+        outside; targets whose centre is outside are left out.
+    """
+    boxes = whole_boxes(seed, frames, targets, size, aspects=aspects, camera=camera)
     return {t + 1: _inside(boxes[t], size) for t in range(frames)}
 
 
-def _inside(boxes: np.ndarray, size: tuple[int, int]) -> Boxes:
-    """Of boxes (n, 4), centres and sizes, those whose centre is in the image."""
-    shown = ((boxes[:, :2] >= 0) & (boxes[:, :2] < size)).all(axis=1)
-    corners = to_corners(boxes[shown]).round(2)
-    return Boxes(np.flatnonzero(shown) + 1, corners, np.ones(shown.sum()))
+def _inside(corners: np.ndarray, size: tuple[int, int]) -> Boxes:
+    """Of boxes (n, 4) those whose centre is in the image."""
+    centers = to_centers(corners)[:, :2]
+    shown = ((centers >= 0) & (centers < size)).all(axis=1)
+    return Boxes(np.flatnonzero(shown) + 1, corners[shown].round(2), np.ones(shown.sum()))
