@@ -39,7 +39,7 @@ class MultiHeadBlock(VMambaBlock):
         heads: parts of the channels, each scanned by itself.
         routes: scan routes, as in `Scan2d`, the same for all heads or a sequence for each; None
             for the authors': serpentine, diagonal, spiral and cross.
-        threshold: of the attention over routes, see `RouteAttention`.
+        threshold: of the attention over routes, see `RouteAttention`; None for their plain sum.
         d_state: states a channel.
     """
 
@@ -50,7 +50,7 @@ class MultiHeadBlock(VMambaBlock):
         *,
         heads: int = 4,
         routes: str | Sequence[str | Route] | Sequence[Sequence[str | Route]] | None = None,
-        threshold: float = 0.4,
+        threshold: float | None = 0.4,
         d_state: int = 16,
     ):
         super().__init__(
@@ -59,7 +59,7 @@ class MultiHeadBlock(VMambaBlock):
             drop_path=drop_path,
             heads=heads,
             routes=HEAD_ROUTES[:heads] if routes is None else routes,
-            merge=RouteAttention(threshold),
+            merge="sum" if threshold is None else RouteAttention(threshold),
             d_state=d_state,
             conv_bias=True,
             gate=True,

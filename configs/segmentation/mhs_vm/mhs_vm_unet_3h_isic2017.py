@@ -1,0 +1,2 @@
+_base_ = "mhs_vm_unet_4h_isic2017.py"
+model = dict(backbone=dict(name="mhs_vm_unet_3h"))
