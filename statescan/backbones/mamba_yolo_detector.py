@@ -137,20 +137,41 @@ class MambaYOLOHead(nn.Module):
         A prediction is the box's centre x and y, width and height in pixels, then the classes'
         probabilities; in float32 at least.
         """
-        return torch.cat([self.decode_map(m, s) for m, s in zip(raw, self.strides, strict=True)], 2)
+        parts = (4 * len(self.bins), self.num_classes)
+        sides, classes = flatten(raw).split(parts, dim=1)
+        start, end = self.boxes(sides, *self.cells(raw)).chunk(2, dim=1)
+        return torch.cat([(start + end) / 2, end - start, classes.sigmoid()], dim=1)
 
-    def decode_map(self, raw: Tensor, stride: int) -> Tensor:
-        """Predictions (B, 4 + num_classes, H·W) of one raw map (B, ·, H, W)."""
-        H, W = raw.shape[2:]
-        raw = raw.flatten(2).to(torch.promote_types(raw.dtype, torch.float32))
-        sides, classes = raw.split((4 * len(self.bins), self.num_classes), dim=1)
+    def cells(self, maps: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Centres (2, cells), x then y, and strides (cells,) in pixels of maps (B, ·, H_i, W_i)."""
+        found = [grid(*m.shape[2:], s, m.device) for m, s in zip(maps, self.strides, strict=True)]
+        return tuple(torch.cat(values, dim=-1) for values in zip(*found, strict=True))
+
+    def boxes(self, sides: Tensor, centres: Tensor, strides: Tensor) -> Tensor:
+        """Corners (B, 4, cells), x1 y1 x2 y2 in pixels, of logits (B, 4·bins, cells).
+
+        Args:
+            sides: logits of the distances to the left, top, right and bottom side.
+            centres: as `cells` gives them.
+            strides: as `cells` gives them.
+        """
         chances = sides.unflatten(1, (4, len(self.bins))).softmax(2)
-        distances = (chances * self.bins.to(raw.dtype)[:, None]).sum(2)
-        before, after = distances.chunk(2, dim=1)  # left and top, right and bottom
-        cell = torch.arange(H * W, device=raw.device)
-        centre = torch.stack([cell % W, cell // W]) + 0.5
-        boxes = torch.cat([centre + (after - before) / 2, before + after], dim=1) * stride
-        return torch.cat([boxes, classes.sigmoid()], dim=1)
+        distances = (chances * self.bins.to(sides.dtype)[:, None]).sum(2) * strides
+        before, after = distances.chunk(2, dim=1)
+        return torch.cat([centres - before, centres + after], dim=1)
+
+
+def flatten(maps: Sequence[Tensor]) -> Tensor:
+    """Maps (B, C, H_i, W_i) → (B, C, cells), map by map, row by row, in float32 at least."""
+    flat = torch.cat([m.flatten(2) for m in maps], dim=2)
+    return flat.to(torch.promote_types(flat.dtype, torch.float32))
+
+
+def grid(H: int, W: int, stride: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Centres (2, H·W) and strides (H·W,) of the cells of one map, in pixels."""
+    cell = torch.arange(H * W, device=device)
+    centres = (torch.stack([cell % W, cell // W]) + 0.5) * stride
+    return centres, torch.full_like(centres[0], stride)
 
 
 def branch(dim: int, hidden: int, out_dim: int) -> nn.Sequential:
