@@ -1,0 +1,84 @@
+# Blood cells (BCCD, 205 training and 87 validation images of 640x480) at half their size: Faster
+# R-CNN with a pyramid and heads of a quarter to a half of the usual width, for one CPU core.
+_base_ = ["../from_scratch.py", "mmdet::_base_/models/faster-rcnn_r50_fpn.py"]
+default_scope = "mmdet"
+data_root = "data/bccd"
+epochs = 24
+size = (320, 240)
+classes = ("RBC", "WBC", "Platelets")
+
+loader = dict(num_workers=0, batch_size=8)
+dataset = dict(
+    type="CocoDataset",
+    data_root=data_root,
+    metainfo=dict(classes=classes),
+    data_prefix=dict(img="images"),
+)
+train_dataloader = dict(
+    **loader,
+    drop_last=True,
+    sampler=dict(type="DefaultSampler", shuffle=True),
+    dataset=dict(
+        **dataset,
+        ann_file="instances_train.json",
+        filter_cfg=dict(filter_empty_gt=True),
+        pipeline=[
+            dict(type="LoadImageFromFile"),
+            dict(type="LoadAnnotations", with_bbox=True),
+            dict(type="Resize", scale=size),
+            dict(type="RandomFlip", prob=0.75, direction=["horizontal", "vertical", "diagonal"]),
+            dict(type="PackDetInputs"),
+        ],
+    ),
+)
+val_dataloader = dict(
+    **loader,
+    sampler=dict(type="DefaultSampler", shuffle=False),
+    dataset=dict(
+        **dataset,
+        ann_file="instances_val.json",
+        test_mode=True,
+        pipeline=[
+            dict(type="LoadImageFromFile"),
+            dict(type="Resize", scale=size),
+            dict(type="LoadAnnotations", with_bbox=True),
+            dict(
+                type="PackDetInputs",
+                meta_keys=("img_id", "img_path", "ori_shape", "img_shape", "scale_factor"),
+            ),
+        ],
+    ),
+)
+test_dataloader = val_dataloader
+val_evaluator = dict(
+    type="CocoMetric", ann_file=f"{data_root}/instances_val.json", metric="bbox", classwise=True
+)
+test_evaluator = val_evaluator
+
+model = dict(
+    backbone=dict(_delete_=True, type="StateScanBackbone"),
+    neck=dict(out_channels=128),
+    rpn_head=dict(
+        in_channels=128, feat_channels=128, anchor_generator=dict(scales=[4])
+    ),  # anchors of 16 to 256 pixels
+    roi_head=dict(
+        bbox_roi_extractor=dict(out_channels=128),
+        bbox_head=dict(in_channels=128, fc_out_channels=256, num_classes=3),
+    ),
+    train_cfg=dict(
+        rpn_proposal=dict(nms_pre=500, max_per_img=250), rcnn=dict(sampler=dict(num=128))
+    ),
+    test_cfg=dict(rpn=dict(nms_pre=500, max_per_img=250)),
+)
+
+param_scheduler = [
+    dict(type="LinearLR", start_factor=0.01, end=1, convert_to_iter_based=True),
+    dict(
+        type="CosineAnnealingLR",
+        eta_min_ratio=0.01,
+        begin=1,
+        end=epochs,
+        convert_to_iter_based=True,
+    ),
+]
+train_cfg = dict(max_epochs=epochs, val_interval=2)
