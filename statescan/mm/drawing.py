@@ -23,7 +23,7 @@ class Painter:
 
     Args:
         classes: Names of the classes; one that has none is called by its number.
-        palette: (R, G, B) of each class; None for supervision's colours in turn.
+        palette: (R, G, B) of each class; supervision's colours where there are fewer, or none.
         threshold: Predictions with less score are not drawn.
     """
 
@@ -34,8 +34,9 @@ class Painter:
         threshold: float = 0.3,
     ):
         self.classes, self.threshold = tuple(classes), threshold
-        default = sv.ColorPalette.DEFAULT
-        colors = [sv.Color(*map(int, rgb)) for rgb in palette] if palette else default.colors
+        own = palette is not None and len(palette) >= len(self.classes) > 0
+        default = sv.ColorPalette.DEFAULT.colors
+        colors = [sv.Color(*map(int, rgb)) for rgb in palette] if own else default
         self.palette = sv.ColorPalette(colors)
         self.ink = sv.ColorPalette([_readable_on(color) for color in colors])
 

@@ -31,7 +31,7 @@ def innermost(dataset: ConfigDict) -> ConfigDict:
 
 
 def read_metainfo(config: Config) -> dict:
-    """``classes`` and ``palette`` (None where none is known) of a config's test data.
+    """``classes`` and ``palette``, None where it is unknown, of a config's test data.
 
     The data themselves are read only where nothing else names their classes.
     """
@@ -40,9 +40,7 @@ def read_metainfo(config: Config) -> dict:
         kind = DATASETS.get(dataset.type)
         own = {**getattr(kind, "METAINFO", {}), **(dataset.get("metainfo") or {})}
         classes = own.get("classes") or _classes_of_data(dataset)
-    palette = own.get("palette")
-    fits = palette is not None and len(palette) >= len(classes)
-    return {"classes": tuple(classes), "palette": [tuple(c) for c in palette] if fits else None}
+    return {"classes": tuple(classes), "palette": own.get("palette")}
 
 
 def _classes_of_data(dataset: ConfigDict) -> tuple[str, ...]:

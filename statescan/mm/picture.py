@@ -1,4 +1,4 @@
-"""One picture of a finished classification: learning curve, confusion matrix, examples."""
+"""Pictures of results: a finished classification, a confusion matrix, a sheet of images."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import numpy as np
 
 INK, MUTED, LOSS, METRIC, WRONG = "#1f2933", "#7b8794", "#9aa5b1", "#2463a5", "#c2412d"
 COLUMNS, ROWS = 6, 2
+CELL = 5  # inches of an image's width on a sheet
+WRITTEN = 20  # most classes whose counts are written into the confusion matrix
 
 
 class Curve(NamedTuple):
@@ -55,10 +57,46 @@ def draw(title: str, curve: Curve, answers: Answers) -> bytes:
         curve_axes, matrix_axes = top.subplots(1, 2, width_ratios=(1.7, 1))
         _draw_loss(curve_axes, curve)
         _draw_metric(curve_axes.twinx(), curve)
-        _draw_matrix(matrix_axes, answers)
+        counts = confusion(answers.labels, answers.predicted, len(answers.classes))
+        _draw_matrix(matrix_axes, counts, answers.classes)
         _draw_examples(bottom, answers)
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png")
+        return _png(figure)
+
+
+def draw_confusion(title: str, counts: np.ndarray, classes: Sequence[str]) -> bytes:
+    """Draw (classes, classes) counts, truth in rows; returns the bytes of a PNG."""
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    with rc_context({"font.size": 10, "text.color": INK, "axes.edgecolor": MUTED}):
+        side = 4 + 0.5 * min(len(classes), 40)
+        figure = Figure(figsize=(side, side), dpi=100, layout="constrained")
+        figure.suptitle(title, fontweight="bold", x=0.01, ha="left")
+        _draw_matrix(figure.subplots(), counts, classes)
+        return _png(figure)
+
+
+def draw_sheet(images: Sequence[np.ndarray], columns: int, titles: Sequence[str] = ()) -> bytes:
+    """Images (H, W, 3), BGR, of any sizes, side by side; returns the bytes of a PNG."""
+    from matplotlib.figure import Figure
+
+    columns = min(columns, len(images))
+    rows = -(-len(images) // columns)
+    shape = np.median([image.shape[0] / image.shape[1] for image in images])
+    size = (CELL * columns, (CELL * shape + 0.3 * bool(titles)) * rows)
+    figure = Figure(figsize=size, dpi=100, layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False).flat
+    for axes, image, title in zip_longest(grid, images, titles):
+        axes.set_axis_off()
+        if image is not None:
+            axes.imshow(image[..., ::-1])
+            axes.set_title(title or "", fontsize=10, color=INK)
+    return _png(figure)
+
+
+def _png(figure) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
     return buffer.getvalue()
 
 
@@ -92,18 +130,19 @@ def confusion(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.nda
     return np.bincount(labels * classes + predicted, minlength=classes**2).reshape(classes, -1)
 
 
-def _draw_matrix(axes, answers: Answers) -> None:
-    counts = confusion(answers.labels, answers.predicted, len(answers.classes))
+def _draw_matrix(axes, counts: np.ndarray, classes: Sequence[str]) -> None:
+    """Counts coloured by their share of the row, and written into it where there is room."""
     shares = counts / counts.sum(axis=1, keepdims=True).clip(min=1)
     axes.set_title("Confusion matrix", loc="left", fontweight="bold")
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    for (row, column), share in np.ndenumerate(shares):
+    for (row, column), share in np.ndenumerate(shares if len(classes) <= WRITTEN else ()):
         text = f"{counts[row, column]}\n{share:.0%}"
         color = "white" if share > 0.5 else INK
-        axes.text(column, row, text, ha="center", va="center", color=color, fontsize=13)
-    ticks = range(len(answers.classes))
-    axes.set_xticks(ticks, answers.classes)
-    axes.set_yticks(ticks, answers.classes, rotation=90, va="center")
+        size = max(6, 15 - len(classes))
+        axes.text(column, row, text, ha="center", va="center", color=color, fontsize=size)
+    ticks = range(len(classes))
+    axes.set_xticks(ticks, classes, rotation=0 if len(classes) < 6 else 90)
+    axes.set_yticks(ticks, classes, rotation=90 if len(classes) < 6 else 0, va="center")
     axes.set(xlabel="predicted", ylabel="true")
     axes.tick_params(length=0)
 
