@@ -19,8 +19,23 @@ from .errors import InputError
 from .weights import load, read_weights, translate
 
 
+class TakesOfficial(nn.Module):
+    """A module that takes the authors' weights wherever it loads its own."""
+
+    def rename(self, state_dict: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+        """Weights, the module's among them (under ``prefix``) by our names."""
+        raise NotImplementedError
+
+    def _load_from_state_dict(self, state_dict, prefix, *args):
+        """Rename, then load."""
+        renamed = self.rename(state_dict, prefix)
+        state_dict.clear()
+        state_dict.update(renamed)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
 @MODELS.register_module()
-class StateScanBackbone(BaseModule):
+class StateScanBackbone(TakesOfficial, BaseModule):
     """Feature maps of a registered model, as necks and heads of OpenMMLab take them.
 
     Images (B, C, H, W) of any size → a tuple of maps (B, C_i, H_i, W_i), one for each of
@@ -147,18 +162,11 @@ class StateScanBackbone(BaseModule):
         others = {k: v for k, v in state_dict.items() if k not in theirs}
         return others | {inside + k: v for k, v in own.items()}
 
-    def _load_from_state_dict(self, state_dict, prefix, *args):
-        """Take the authors' checkpoints of whole detectors."""
-        renamed = self.rename(state_dict, prefix)
-        state_dict.clear()
-        state_dict.update(renamed)
-        super()._load_from_state_dict(state_dict, prefix, *args)
-
 
 def rename_backbones(state_dict: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
     """A detector's or segmenter's weights, the authors' or ours, by our names."""
     for name, module in model.named_modules():
-        if isinstance(module, StateScanBackbone):
+        if isinstance(module, TakesOfficial):
             state_dict = module.rename(state_dict, f"{name}." if name else "")
     return dict(state_dict)
 
