@@ -3,11 +3,11 @@
 _base_ = ["../from_scratch.py", "mmdet::_base_/models/faster-rcnn_r50_fpn.py"]
 default_scope = "mmdet"
 data_root = "data/bccd"
-epochs = 24
+epochs = 14
 size = (320, 240)
 classes = ("RBC", "WBC", "Platelets")
 
-loader = dict(num_workers=0, batch_size=8)
+loader = dict(num_workers=0, batch_size=4)
 dataset = dict(
     type="CocoDataset",
     data_root=data_root,

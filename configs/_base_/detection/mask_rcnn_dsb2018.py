@@ -4,10 +4,10 @@
 _base_ = ["../from_scratch.py", "mmdet::_base_/models/mask-rcnn_r50_fpn.py"]
 default_scope = "mmdet"
 data_root = "data/dsb2018"
-epochs = 14
+epochs = 12
 classes = ("nucleus",)
 
-loader = dict(num_workers=0, batch_size=8)
+loader = dict(num_workers=0, batch_size=4)
 dataset = dict(
     type="CocoDataset",
     data_root=data_root,

@@ -4,10 +4,10 @@ _base_ = ["../from_scratch.py", "mmseg::_base_/models/upernet_r50.py"]
 custom_imports = dict(imports=["statescan.mm", "statescan.mm.camvid"])
 default_scope = "mmseg"
 data_root = "data/camvid"
-epochs = 30
+epochs = 16
 size = (320, 240)
 
-loader = dict(num_workers=0, batch_size=8)
+loader = dict(num_workers=0, batch_size=4)
 train_dataloader = dict(
     **loader,
     drop_last=True,

@@ -1,0 +1,174 @@
+"""A picture of trainings of detectors or segmenters: their curves, and truth beside prediction."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from .picture import INK, LOSS, METRIC, MUTED, WRONG
+
+LINES = (METRIC, WRONG, "#3b8f4b", "#8a5aa8")  # a colour a training
+COLORS = np.array(  # a colour a class, RGB
+    [[230, 85, 60], [45, 120, 230], [250, 200, 40], [60, 180, 90], [170, 90, 200], [60, 200, 210]],
+    np.uint8,
+)
+COLUMN_INCHES, CURVE_INCHES, DPI = 2.6, 3.2, 80
+
+
+def draw_instances(
+    image: np.ndarray,
+    boxes: np.ndarray,
+    labels: np.ndarray,
+    masks: np.ndarray | None = None,
+) -> np.ndarray:
+    """Draw objects in the colours of their classes; or with masks, each in a colour of its own.
+
+    Args:
+        image: (H, W, 3) uint8, RGB.
+        boxes: (N, 4) as x1, y1, x2, y2 in pixels.
+        labels: (N,) class numbers.
+        masks: (N, H, W) of 0 and 1, drawn in place of the boxes.
+
+    Returns:
+        (H, W, 3) uint8, a new array.
+    """
+    drawn = np.ascontiguousarray(image).copy()
+    if masks is None:
+        for box, label in zip(np.rint(boxes).astype(int), labels, strict=True):
+            color = COLORS[label % len(COLORS)].tolist()
+            cv2.rectangle(drawn, box[:2].tolist(), box[2:].tolist(), color, _thickness(image))
+        return drawn
+    for number, mask in enumerate(np.asarray(masks, np.uint8)):
+        color = COLORS[number % len(COLORS)]
+        drawn[mask > 0] = drawn[mask > 0] // 2 + color // 2
+        outline, _ = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+        cv2.drawContours(drawn, outline, -1, color.tolist(), 1)
+    return drawn
+
+
+def _thickness(image: np.ndarray) -> int:
+    return max(1, round(max(image.shape) / 200))
+
+
+def draw_classes(image: np.ndarray, classes: np.ndarray, palette: Sequence) -> np.ndarray:
+    """Lay the colours of (H, W) class numbers over an (H, W, 3) image; others stay as they are.
+
+    Args:
+        image: (H, W, 3) uint8, RGB.
+        classes: (H, W) numbers; those without a colour in ``palette`` are ignored.
+        palette: A colour (R, G, B) for each class.
+
+    Returns:
+        (H, W, 3) uint8, a new array.
+    """
+    drawn, known = image.copy(), classes < len(palette)
+    colors = np.asarray(palette, np.float32)[classes[known]]
+    drawn[known] = np.rint(0.35 * image[known] + 0.65 * colors)
+    return drawn
+
+
+def draw_truth(sample) -> np.ndarray:
+    """What is true of a sample of MMDetection or MMSegmentation, on its image: (H, W, 3) RGB."""
+    return _draw(sample, "gt", slice(None))
+
+
+def draw_prediction(sample, threshold: float = 0.5) -> np.ndarray:
+    """What a model says of a sample, objects of scores over ``threshold``: (H, W, 3) RGB."""
+    chosen = slice(None)
+    if "pred_instances" in sample:
+        chosen = (sample.pred_instances.scores > threshold).cpu().numpy()
+    return _draw(sample, "pred", chosen)
+
+
+def _draw(sample, which: str, chosen) -> np.ndarray:
+    image = np.array(Image.open(sample.img_path).convert("RGB"))
+    if f"{which}_sem_seg" in sample:
+        classes = getattr(sample, f"{which}_sem_seg").data.squeeze(0).cpu().numpy()
+        return draw_classes(image, classes, sample.palette)
+    found = getattr(sample, f"{which}_instances")
+    boxes = np.asarray(getattr(found.bboxes, "tensor", found.bboxes).cpu())
+    masks = found.get("masks")
+    if masks is not None:
+        masks = np.asarray(getattr(masks, "masks", masks))[chosen]
+    return draw_instances(image, boxes[chosen], found.labels.cpu().numpy()[chosen], masks)
+
+
+def draw_report(
+    title: str,
+    metric: str,
+    histories: Mapping[str, Sequence[dict]],
+    floors: Mapping[str, float],
+    rows: Mapping[str, Sequence[np.ndarray]],
+) -> bytes:
+    """Draw curves of trainings over a table of images.
+
+    Args:
+        title: Over everything.
+        metric: Key of the histories that is drawn; the loss is drawn beside it.
+        histories: By training, entries with ``epoch``, ``loss`` and, where evaluated, ``metric``.
+        floors: Values of the metric to compare with, by name.
+        rows: Images (H, W, 3) uint8 by the caption of their row, as many in each row.
+
+    Returns:
+        Bytes of a PNG of 256 colours.
+    """
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    heights = [CURVE_INCHES, *(_row_inches(images) for images in rows.values())]
+    columns = max(len(images) for images in rows.values())
+    with rc_context({"font.size": 9, "text.color": INK, "axes.edgecolor": MUTED}):
+        size = (COLUMN_INCHES * columns, sum(heights) + 0.5)
+        figure = Figure(figsize=size, dpi=DPI, layout="constrained")
+        figure.suptitle(title, fontsize=12, fontweight="bold", x=0.01, ha="left")
+        parts = figure.subfigures(len(heights), 1, height_ratios=heights)
+        _draw_curves(parts[0], metric, histories, floors)
+        for part, (caption, images) in zip(parts[1:], rows.items(), strict=True):
+            _draw_row(part, caption, images)
+        buffer = io.BytesIO()
+        figure.savefig(buffer)
+    return _few_colors(buffer)
+
+
+def _row_inches(images: Sequence[np.ndarray]) -> float:
+    """Height of a row of images, each a column wide, with its caption."""
+    return max(COLUMN_INCHES * image.shape[0] / image.shape[1] for image in images) + 0.3
+
+
+def _draw_curves(figure, metric: str, histories: Mapping, floors: Mapping) -> None:
+    """The metric of each training on the left, its loss on the right."""
+    left, right = figure.subplots(1, 2)
+    for color, (name, history) in zip(LINES, histories.items(), strict=False):
+        evaluated = [entry for entry in history if metric in entry]
+        points = ([e["epoch"] for e in evaluated], [e[metric] for e in evaluated])
+        left.plot(*points, color=color, lw=2, marker="o", ms=4, label=name)
+        losses = ([e["epoch"] for e in history], [e["loss"] for e in history])
+        right.plot(*losses, color=color, lw=2, label=name)
+    for name, value in floors.items():
+        left.axhline(value, color=LOSS, lw=1.5, ls="--", label=name)
+    for axes, label in ((left, f"held-out {metric}"), (right, "training loss")):
+        axes.set(xlabel="epoch", ylabel=label)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.spines[["top", "right"]].set_visible(False)
+    left.legend(frameon=False)
+
+
+def _draw_row(figure, caption: str, images: Sequence[np.ndarray]) -> None:
+    figure.suptitle(caption, x=0.01, ha="left", fontweight="bold", fontsize=9)
+    for axes, image in zip(
+        figure.subplots(1, len(images), squeeze=False).flat, images, strict=True
+    ):
+        axes.imshow(image)
+        axes.set_axis_off()
+
+
+def _few_colors(buffer: io.BytesIO) -> bytes:
+    """The same picture in 256 colours, a third of the bytes."""
+    small = io.BytesIO()
+    picture = Image.open(buffer).convert("RGB").quantize(256, dither=Image.Dither.NONE)
+    picture.save(small, "PNG", optimize=True)
+    return small.getvalue()
