@@ -19,7 +19,7 @@ from ..layers import pad_to_patches
 from ..scans import Route
 from . import mamba_yolo
 from ._checkpoint import match_shapes, rename
-from ._contract import LoadsOfficial
+from ._contract import Backbone, LoadsOfficial
 from .mamba_yolo import BLOCK_NAMES, NECK_AND_HEAD, ConvNorm, ODSSBlock, is_official, start_scans
 
 __all__ = ["MambaYOLODetector", "MambaYOLOHead", "MambaYOLONeck", "mamba_yolo_detector"]
@@ -68,6 +68,11 @@ class MambaYOLONeck(nn.Module):
         for i, (halve, block) in enumerate(zip(self.halve, self.bottom_up, strict=True)):
             maps[i + 1] = block(torch.cat([halve(maps[i]), maps[i + 1]], dim=-1))
         return tuple(m.permute(0, 3, 1, 2) for m in maps)
+
+    @torch.jit.ignore
+    def no_weight_decay(self) -> set[str]:
+        """Parameters that set time scales, as in backbones."""
+        return {name for name, _ in self.named_parameters() if name.endswith(Backbone.no_decay)}
 
 
 def check_maps(maps: Sequence[Tensor], dims: Sequence[int]) -> None:

@@ -73,7 +73,14 @@ class TimmOptimWrapperConstructor:
         """Neck and heads: parameters with and without decay."""
         others = nn.ModuleDict({k: v for k, v in model.named_children() if k != "backbone"})
         decay = self.optimizer_cfg.get("weight_decay", 0.0)
-        return [g for g in param_groups_weight_decay(others, decay) if g["params"]]
+        no_decay = {
+            f"{part}.{name}"
+            for part, module in others.items()
+            if hasattr(module, "no_weight_decay")
+            for name in module.no_weight_decay()
+        }
+        groups = param_groups_weight_decay(others, decay, no_weight_decay_list=no_decay)
+        return [g for g in groups if g["params"]]
 
 
 @OPTIM_WRAPPERS.register_module()

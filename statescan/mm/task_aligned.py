@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torchvision.ops import complete_box_iou
 
+TINY = torch.finfo(torch.float32).tiny
+
 
 class Targets(NamedTuple):
     """What each cell is to predict.
@@ -66,7 +68,7 @@ class TaskAligned:
         alignment = scores[:, labels].T ** self.alpha * overlap**self.beta
         own = _settle(self._choose(alignment) & inside, overlap)
         alignment, overlap = alignment * own, overlap * own
-        quality = alignment / alignment.amax(1, keepdim=True).clamp(min=1e-9)
+        quality = alignment / alignment.amax(1, keepdim=True).clamp(min=TINY)
         quality = quality * overlap.amax(1, keepdim=True)
         index = torch.where(own.any(0), own.int().argmax(0), -1)
         return Targets(index, quality.sum(0))

@@ -1,0 +1,6 @@
+_base_ = "../../_base_/detection/mamba_yolo_300e.py"
+model = dict(
+    backbone=dict(name="mamba_yolo_medium"),
+    neck=dict(in_channels=[128, 256, 512], scans=1),
+    bbox_head=dict(num_classes=80, in_channels=[128, 256, 512]),
+)
