@@ -1,25 +1,23 @@
 #!/usr/bin/env python
-"""Train an image classifier: ``python tools/train.py vmamba_nano_cifar10``.
+"""Train a classifier, detector, segmenter or motion predictor: ``python tools/train.py CONFIG``.
 
-Several processes: ``torchrun --nproc_per_node=8 tools/train.py CONFIG``.
+Several processes: ``torchrun --nproc_per_node=8 tools/train.py CONFIG``; on several machines with
+torchrun's ``--nnodes`` and ``--rdzv-endpoint``.
 """
 
 import argparse
 from pathlib import Path
 
-from mmengine.config import DictAction
-
-from statescan.mm import find_config, load_config
-from statescan.mm.launch import detect_launcher, run_tool, train, use_amp
+from statescan.mm.launch import add_arguments, read_config, run_tool, train, use_amp
+from statescan.mm.sharding import STRATEGIES, use_strategy
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 
 
 def parse_args() -> argparse.Namespace:
     """Command line of this tool."""
-    parser = argparse.ArgumentParser(description="Train an image classifier.")
-    parser.add_argument("config", help="config file, or the name of one under configs/")
-    parser.add_argument("--work-dir", help="checkpoints and logs; default work_dirs/CONFIG")
+    parser = argparse.ArgumentParser(description="Train a model of any task.")
+    add_arguments(parser)
     parser.add_argument(
         "--resume",
         nargs="?",
@@ -29,17 +27,10 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument("--amp", action="store_true", help="train under bf16 autocast")
     parser.add_argument(
-        "--cfg-options",
-        nargs="+",
-        action=DictAction,
-        metavar="KEY=VALUE",
-        help="override config values, such as train_cfg.max_epochs=10",
-    )
-    parser.add_argument(
-        "--launcher",
-        choices=("none", "pytorch"),
-        default=detect_launcher(),
-        help="default: pytorch under torchrun, else none",
+        "--strategy",
+        choices=STRATEGIES,
+        default="ddp",
+        help="of several processes: each has the whole model (ddp), or a part of it (fsdp)",
     )
     return parser.parse_args()
 
@@ -47,10 +38,10 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     """Train."""
     args = parse_args()
-    config = load_config(find_config(args.config, CONFIGS), args.work_dir, args.cfg_options)
-    config.launcher = args.launcher
+    config = read_config(args, CONFIGS)
     if args.amp:
         use_amp(config)
+    use_strategy(config, args.strategy)
     train(config, args.resume)
 
 

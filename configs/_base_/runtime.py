@@ -1,12 +1,10 @@
-# What every training shares: seeds, hooks, logs.
+# What every training of ours shares: seeds, hooks, logs. StateScanRunner adds hooks for seeds,
+# history and progress.
 custom_imports = dict(imports=["statescan.mm"])
 randomness = dict(seed=0)
 default_hooks = dict(
-    seed=dict(type="EpochSeedHook"),
-    history=dict(type="HistoryHook"),
     logger=dict(type="LoggerHook", interval=50),
     checkpoint=dict(type="AtomicCheckpointHook"),
-    progress=dict(type="ProgressHook"),
 )
 visualizer = dict(
     type="Visualizer",

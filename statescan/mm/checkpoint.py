@@ -7,6 +7,7 @@ is damaged, foreign or more than plain data is refused with a sentence that name
 
 from __future__ import annotations
 
+import re
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from ..files import atomic_write
 from .errors import InputError
 
 POINTER = "last_checkpoint"
+NUMBERED = r"(epoch|iter)_\d+\.pth"
 RESUMABLE = ("meta", "state_dict", "optimizer", "param_schedulers", "message_hub")
 
 
@@ -33,12 +35,19 @@ class AtomicBackend(LocalBackend):
 def latest_checkpoint(work_dir: str | Path) -> Path | None:
     """The checkpoint that ``work_dir/last_checkpoint`` names, or None before the first one.
 
-    Only the name counts, so that a work folder may be moved.
+    Only the name counts, so that a work folder may be moved. Where MMEngine's ``CheckpointHook``
+    was killed before it had written the name, it is the last one by its number.
     """
-    pointer = Path(work_dir) / POINTER
-    if not pointer.exists():
-        return None
-    return Path(work_dir) / Path(pointer.read_text().strip()).name
+    folder = Path(work_dir)
+    named = folder / Path(_read(folder / POINTER).strip() or "none").name
+    if named.is_file():
+        return named
+    numbered = [path for path in folder.glob("*.pth") if re.fullmatch(NUMBERED, path.name)]
+    return max(numbered, key=lambda path: int(path.stem.split("_")[1]), default=None)
+
+
+def _read(path: Path) -> str:
+    return path.read_text() if path.is_file() else ""
 
 
 @contextmanager

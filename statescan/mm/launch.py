@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import os
 import sys
+from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 from uuid import uuid4
 
 import torch
-from mmengine.config import Config
+from mmengine.config import Config, DictAction
 from mmengine.dist import is_main_process
 from torch import Tensor
 
 from ..errors import nearest
 from .checkpoint import holds_classifier, latest_checkpoint
+from .data_root import check_data, set_data_root
 from .errors import InputError
+from .metrics import ClassificationMetric
+from .predictions import keep_predictions
 from .runner import StateScanRunner
 
 
@@ -47,17 +51,11 @@ def load_config(
         options: Overrides by dotted key, as from ``--cfg-options``.
     """
     config = Config.fromfile(path)
+    written = config.get("data_root")
     config.merge_from_dict(options or {})
-    set_data_root(config)
+    set_data_root(config, written)
     config.work_dir = work_dir or config.get("work_dir") or f"work_dirs/{Path(path).stem}"
     return config
-
-
-def set_data_root(config: Config) -> None:
-    """Give ``config.data_root``, where there is one, to every dataset without a ``root``."""
-    for loader in ("train_dataloader", "val_dataloader", "test_dataloader"):
-        if config.get("data_root") and config.get(loader):
-            config[loader].dataset.setdefault("root", config.data_root)
 
 
 def detect_launcher() -> str:
@@ -68,6 +66,8 @@ def detect_launcher() -> str:
 def use_amp(config: Config) -> None:
     """Train ``config`` under bf16 autocast."""
     config.optim_wrapper.type = "Bf16OptimWrapper"
+    for argument in ("dtype", "loss_scale"):  # of MMEngine's AmpOptimWrapper
+        config.optim_wrapper.pop(argument, None)
 
 
 def set_resume(config: Config, resume: str | None) -> Path | None:
@@ -86,8 +86,10 @@ def set_resume(config: Config, resume: str | None) -> Path | None:
 
 
 def build_runner(config: Config) -> StateScanRunner:
-    """A runner with a name of its own: MMEngine shares logs and state between equal names."""
+    """A runner with names of its own: MMEngine shares logs and state between equal names."""
     config.experiment_name = f"{Path(config.filename).stem}_{uuid4().hex[:8]}"
+    if config.get("visualizer"):  # OpenMMLab's configs name it, all of them alike
+        config.visualizer.pop("name", None)
     return StateScanRunner.from_cfg(config)
 
 
@@ -96,7 +98,9 @@ def describe(runner: StateScanRunner, config: Config) -> str:
     millions = sum(p.numel() for p in runner.model.parameters()) / 1e6
     device = next(runner.model.parameters()).device.type
     processes = "" if runner.world_size == 1 else f" in {runner.world_size} processes"
-    name = config.model.get("backbone", {}).get("name", config.model.type)
+    backbone = config.model.get("backbone", {})
+    name = backbone.get("name") or backbone.get("type") or config.model.type
+    name = name if config.model.type == "ImageClassifier" else f"{config.model.type} on {name}"
     return f"{name}, {millions:.2f} M parameters, on {device}{processes}; logs in {runner.log_dir}"
 
 
@@ -111,6 +115,8 @@ def train(config: Config, resume: str | None = None) -> StateScanRunner:
         InputError: Data, model or checkpoint are missing or wrong.
     """
     path = set_resume(config, resume)
+    check_data(config, "train_dataloader", "val_dataloader")
+    config.train_dataloader.persistent_workers = False  # workers get a seed each epoch
     runner = build_runner(config)
     if is_main_process():
         print(describe(runner, config))
@@ -120,33 +126,69 @@ def train(config: Config, resume: str | None = None) -> StateScanRunner:
 
 
 class Evaluation(NamedTuple):
-    """Metrics by name, with the (images, classes) scores and (images,) labels behind them."""
+    """Metrics by name; of a classifier also what is behind them.
+
+    ``scores`` are (images, classes), ``labels`` (images,).
+    """
 
     metrics: dict[str, float]
-    scores: Tensor
-    labels: Tensor
+    scores: Tensor | None = None
+    labels: Tensor | None = None
 
 
-def evaluate(config: Config, checkpoint: str | Path) -> Evaluation:
+def evaluate(
+    config: Config, checkpoint: str | Path, predictions: str | Path | None = None
+) -> Evaluation:
     """Evaluate ``checkpoint`` on the test data of ``config``.
 
     Args:
-        config: From :func:`load_config`.
-        checkpoint: Written by ``tools/train.py``, or weights of the backbone alone: the authors'
-            or converted ones.
+        config: From :func:`load_config`, of any task.
+        checkpoint: Written by ``tools/train.py``; or the authors' whole detector or segmenter; or
+            for a classifier weights of the backbone alone, the authors' or converted ones.
+        predictions: Write what was predicted there, see :func:`keep_predictions`.
 
     Raises:
         InputError: Data or checkpoint are missing or wrong.
     """
     config.resume, config.visualizer = False, None
-    if holds_classifier(checkpoint):
-        config.load_from = str(checkpoint)
-    else:  # a backbone's weights, the authors' or converted: through the model's own filter
+    config.load_from = str(checkpoint)
+    if config.model.type == "ImageClassifier" and not holds_classifier(checkpoint):
+        # a backbone's weights, the authors' or converted: through the model's own filter
         config.load_from, config.model.backbone.checkpoint_path = None, str(checkpoint)
-    runner = build_runner(config)
-    metrics = runner.test()
+    check_data(config, "test_dataloader")
+    with keep_predictions(config, predictions):
+        runner = build_runner(config)
+        metrics = {name: float(value) for name, value in runner.test().items()}
     metric = runner.test_evaluator.metrics[0]
+    if not isinstance(metric, ClassificationMetric):
+        return Evaluation(metrics)
     return Evaluation(metrics, metric.scores, metric.labels)
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """The command line that tools/train.py and tools/test.py share."""
+    parser.add_argument("config", help="config file, or the name of one under configs/")
+    parser.add_argument("--work-dir", help="checkpoints and logs; default work_dirs/CONFIG")
+    parser.add_argument(
+        "--cfg-options",
+        nargs="+",
+        action=DictAction,
+        metavar="KEY=VALUE",
+        help="override config values, such as data_root=PATH or train_cfg.max_epochs=10",
+    )
+    parser.add_argument(
+        "--launcher",
+        choices=("none", "pytorch"),
+        default=detect_launcher(),
+        help="default: pytorch under torchrun, else none",
+    )
+
+
+def read_config(args: Namespace, root: str | Path) -> Config:
+    """The config that :func:`add_arguments`' command line means, found under ``root``."""
+    config = load_config(find_config(args.config, root), args.work_dir, args.cfg_options)
+    config.launcher = args.launcher
+    return config
 
 
 def run_tool(main: Callable[[], None]) -> None:

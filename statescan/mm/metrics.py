@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Sequence
 from functools import partial
 
+import numpy as np
 import torch
 from mmengine.evaluator import BaseMetric
 from mmengine.registry import METRICS
 from torch import Tensor
 
 from ..errors import nearest
+from ..files import atomic_write
 from .errors import InputError
 
 
@@ -43,6 +46,13 @@ def compute(names: Sequence[str], scores: Tensor, labels: Tensor) -> dict[str, f
     return {name: METRIC_FUNCTIONS[name](scores, labels).item() for name in names}
 
 
+def write_npz(prefix: str, **arrays: np.ndarray) -> None:
+    """Write arrays to ``prefix.npz``, whole or not at all."""
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)
+    atomic_write(f"{prefix}.npz", buffer.getvalue())
+
+
 @METRICS.register_module()
 class ClassificationMetric(BaseMetric):
     """Metrics of class scores against class numbers.
@@ -50,6 +60,7 @@ class ClassificationMetric(BaseMetric):
     Args:
         names: Names out of :data:`METRIC_FUNCTIONS`. ``roc_auc`` is that of class 1 where there
             are two classes, the mean over classes one against the rest where there are more.
+        predictions: Write scores and labels to this path with ``.npz`` after it; None for no file.
 
     Raises:
         InputError: A name is unknown.
@@ -61,14 +72,14 @@ class ClassificationMetric(BaseMetric):
 
     default_prefix = ""
 
-    def __init__(self, names: Sequence[str] = ("top1",)):
+    def __init__(self, names: Sequence[str] = ("top1",), predictions: str | None = None):
         # "gpu" is MMEngine's word for the process group, which gloo serves on CPU as well; its
         # "cpu" passes results through files in a folder that all machines must share.
         super().__init__(collect_device="gpu")
         for name in names:
             if name not in METRIC_FUNCTIONS:
                 raise InputError(f"there is no metric {name!r}: {nearest(name, METRIC_FUNCTIONS)}")
-        self.names = tuple(names)
+        self.names, self.predictions = tuple(names), predictions
         self.scores = self.labels = torch.empty(0)
 
     def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
@@ -79,4 +90,6 @@ class ClassificationMetric(BaseMetric):
         """Each metric over all ``(scores, label)`` pairs."""
         self.scores = torch.stack([torch.from_numpy(scores) for scores, _ in results])
         self.labels = torch.tensor([label for _, label in results])
+        if self.predictions:
+            write_npz(self.predictions, scores=self.scores.numpy(), labels=self.labels.numpy())
         return compute(self.names, self.scores, self.labels)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from mmengine.evaluator import BaseMetric
@@ -18,6 +19,7 @@ from torch.utils.data import Dataset
 
 from ..tracking import ChangeUnit, MotionPredictor, mot_files, tracks, windows
 from .errors import InputError
+from .metrics import write_npz
 
 
 @DATASETS.register_module()
@@ -128,23 +130,31 @@ class MotionMetric(BaseMetric):
 
     ``error``, ``error_repeated`` (the last change again) and ``error_at_rest`` (no change), each
     in the unit of the windows.
+
+    Args:
+        predictions: Write (windows, 4) predicted and true changes, ``predicted`` and ``target``,
+            to this path with ``.npz`` after it; None for no file.
     """
 
     default_prefix = ""
 
-    def __init__(self):
+    def __init__(self, predictions: str | None = None):
         super().__init__(collect_device="gpu")  # through the process group, gloo's too
+        self.predictions = predictions
 
     def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
-        """Keep the three errors of every window of a batch."""
+        """Keep the predicted, the last and the true change of every window of a batch."""
         for sample in data_samples:
-            guesses = (sample["predicted"], sample["last"], torch.zeros_like(sample["target"]))
-            self.results.append([float((g - sample["target"]).abs().mean()) for g in guesses])
+            kept = [sample[name].cpu().numpy() for name in ("predicted", "last", "target")]
+            self.results.append(np.stack(kept))
 
     def compute_metrics(self, results: list) -> dict[str, float]:
         """Means over all windows."""
-        means = torch.tensor(results, dtype=torch.float64).mean(0).tolist()
-        return dict(zip(("error", "error_repeated", "error_at_rest"), means, strict=True))
+        predicted, last, target = np.stack(results, axis=1).astype(np.float64)
+        if self.predictions:
+            write_npz(self.predictions, predicted=predicted, target=target)
+        guesses = {"error": predicted, "error_repeated": last, "error_at_rest": 0.0}
+        return {name: float(np.abs(guess - target).mean()) for name, guess in guesses.items()}
 
 
 @PARAM_SCHEDULERS.register_module()

@@ -6,32 +6,48 @@ import logging
 import os
 
 import torch
+from mmengine.device import get_device
 from mmengine.dist import barrier
 from mmengine.logging import MMLogger
 from mmengine.model import is_model_wrapper
 from mmengine.registry import RUNNERS
-from mmengine.runner import Runner
+from mmengine.runner import BaseLoop, Runner
 from torch import nn
 
 from .backbone import read_fitting
 from .checkpoint import RESUMABLE, drop_logs
 from .errors import InputError
+from .sharding import divide_checkpoint, is_sharded, shard, whole_states
+
+DEFAULT_HOOKS = {
+    "seed": {"type": "EpochSeedHook"},
+    "history": {"type": "HistoryHook"},
+    "progress": {"type": "ProgressHook"},
+}
+
+
+ADVICE = ('"FileClient" will be', '"HardDiskBackend" is the', "The prefix is not set in metric")
 
 
 def _worth_showing(record: logging.LogRecord) -> bool:
-    """False for MMEngine's advice against its own file classes, given at the first save."""
-    return not str(record.msg).startswith(('"FileClient" will be', '"HardDiskBackend" is the'))
+    """False for what tells a user nothing: MMEngine's advice about OpenMMLab's own classes."""
+    return not str(record.msg).startswith(ADVICE)
 
 
 @RUNNERS.register_module()
 class StateScanRunner(Runner):
-    """MMEngine's Runner, with four differences.
+    """MMEngine's Runner, with these differences.
 
     - Checkpoints are read safely and must fit the model and seed exactly.
-    - Where there is no GPU, distributed training uses gloo on CPU.
+    - Where there is no GPU, distributed training uses gloo on CPU. ``strategy="fsdp"`` divides the
+      model among the processes (`statescan.mm.sharding`).
     - ``env_cfg=dict(torch_threads=2)`` sets the number of CPU threads, on which the last bits of
       float sums depend.
-    - Only warnings reach the console; the log file has everything.
+    - Only warnings reach the console; the log file has everything. A progress bar, or a line an
+      epoch, stands there instead.
+    - Trainings resume exactly, those that count iterations too: seeds are set by epoch or iteration
+      (`EpochSeedHook`, `ResumableIterLoop`).
+    - ``default_hooks`` has "seed", "history" and "progress" too, where None leaves one out.
     """
 
     def setup_env(self, env_cfg: dict) -> None:
@@ -57,12 +73,37 @@ class StateScanRunner(Runner):
         super()._log_env(env_cfg)
 
     def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
-        """Wrap for DDP; on CPU without the device ids that MMEngine always passes."""
+        """Divide for FSDP, or wrap for DDP; on CPU without the device ids that MMEngine passes."""
+        if self.cfg.get("strategy") == "fsdp":
+            model = model.to(get_device())
+            self._init_model_weights()
+            shard(model)
+            return model
         if self.distributed and not torch.cuda.is_available():
             model_wrapper_cfg = dict(
                 model_wrapper_cfg or {"type": "MMDistributedDataParallel"}, device_ids=None
             )
         return super().wrap_model(model_wrapper_cfg, model)
+
+    def _init_model_weights(self) -> None:
+        """Initialise, but not what a checkpoint replaces, nor what is divided already."""
+        if not self._resume and not is_sharded(self.model):
+            super()._init_model_weights()
+
+    def register_default_hooks(self, hooks: dict | None = None) -> None:
+        """MMEngine's default hooks and `DEFAULT_HOOKS`."""
+        hooks = {**DEFAULT_HOOKS, **(hooks or {})}
+        left_out = [name for name in DEFAULT_HOOKS if hooks[name] is None]
+        super().register_default_hooks({k: v for k, v in hooks.items() if k not in left_out})
+
+    def build_train_loop(self, loop: BaseLoop | dict) -> BaseLoop:
+        """The loop of a config; one that counts iterations as `ResumableIterLoop`."""
+        if isinstance(loop, dict):
+            counts_epochs = loop.get("by_epoch", loop.get("type") != "IterBasedTrainLoop")
+            if not counts_epochs:
+                loop = {k: v for k, v in loop.items() if k != "by_epoch"}
+                loop["type"] = "ResumableIterLoop"
+        return super().build_train_loop(loop)
 
     def build_logger(self, *args, **kwargs) -> MMLogger:
         """MMEngine's logger with its console handler at warnings."""
@@ -86,10 +127,20 @@ class StateScanRunner(Runner):
         if resuming:
             self._check_seed(filename, checkpoint["meta"])
             drop_logs(checkpoint["message_hub"])
+        if is_sharded(model):
+            divide_checkpoint(checkpoint, model, self.optim_wrapper.optimizer if resuming else None)
         self.call_hook("after_load_checkpoint", checkpoint=checkpoint)
         model.load_state_dict(checkpoint["state_dict"])
         self._has_loaded = True
         return checkpoint
+
+    def save_checkpoint(self, *args, **kwargs) -> None:
+        """Save as MMEngine does; what is divided is put together first."""
+        if is_sharded(self.model):
+            with whole_states(self.model, self.optim_wrapper.optimizer):
+                super().save_checkpoint(*args, **kwargs)
+        else:
+            super().save_checkpoint(*args, **kwargs)
 
     def _check_seed(self, filename: str, meta: dict) -> None:
         if meta.get("seed") != self.seed:
