@@ -11,7 +11,7 @@ import time
 import numpy as np
 import pytest
 import torch
-from dense_data import DETECTOR, ROOT, SEGMENTER, write_config, write_scenes
+from tiny_dense import DETECTOR, ROOT, SEGMENTER, write_config, write_scenes
 from PIL import Image
 
 from statescan import files

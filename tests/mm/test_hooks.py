@@ -7,7 +7,7 @@ import pytest
 import torch
 from mmengine.registry import HOOKS
 
-from statescan.mm import hooks, train
+from statescan.mm import hooks, loops, train
 from statescan.mm.checkpoint import POINTER
 
 
@@ -18,7 +18,7 @@ def runner(seed=0, epoch=0, **kwargs):
 def drawn(rank: int = 0, **kwargs) -> tuple:
     """First numbers of all generators in an epoch."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(hooks, "get_rank", lambda: rank)
+        patch.setattr(loops, "get_rank", lambda: rank)
         hooks.EpochSeedHook().before_train_epoch(runner(**kwargs))
     return random.random(), np.random.rand(), torch.rand(()).item()
 
@@ -52,10 +52,16 @@ def test_data_workers_draw_other_numbers_in_another_epoch(config):
     assert not torch.equal(*first_batches)
 
 
+def test_workers_that_outlive_an_epoch_are_refused():
+    loader = types.SimpleNamespace(persistent_workers=True)
+    with pytest.raises(ValueError, match="persistent_workers is True, expected False"):
+        hooks.EpochSeedHook().before_train(runner(train_dataloader=loader))
+
+
 class FakeRunner:
     """Enough of a runner for the checkpoint hook; notes the order of what happens to files."""
 
-    max_epochs = 5
+    max_epochs, train_loop = 5, None
 
     def __init__(self, folder):
         self.work_dir, self.epoch, self.iter = str(folder), 0, 0

@@ -29,3 +29,23 @@ def test_resumes_in_the_middle_of_an_iteration_based_training(config):
     assert latest_checkpoint(config.work_dir).name == "iter_4.pth"
     saved = torch.load(path, weights_only=False)
     assert saved["message_hub"]["log_scalars"]  # which are left behind
+
+
+def test_our_hooks_in_an_iteration_based_training(config):
+    """A row and a checkpoint at each validation and at the end; the data go on where they were."""
+    config.train_cfg = {"type": "IterBasedTrainLoop", "max_iters": 7, "val_interval": 2}
+    config.param_scheduler = [{"type": "LinearLR", "end": 3, "by_epoch": False}]
+    config.default_hooks.checkpoint.keep = 4
+    config.custom_hooks = []
+    again = copy.deepcopy(config)
+    again.work_dir += "_again"
+    whole = train(config)
+    names = {path.name for path in latest_checkpoint(config.work_dir).parent.glob("*.pth")}
+    assert names == {"iter_2.pth", "iter_4.pth", "iter_6.pth", "iter_7.pth"}
+    resumed = train(again, resume=f"{config.work_dir}/iter_4.pth")  # 4 batches are the data once
+    assert latest_checkpoint(again.work_dir).name == "iter_7.pth"
+    rows, others = (runner.message_hub.get_info("history") for runner in (whole, resumed))
+    assert [row["iter"] for row in rows] == [2, 4, 6, 7]
+    assert rows == others
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(resumed.model.state_dict()[name], value), name

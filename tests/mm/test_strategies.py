@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from dense_data import DETECTOR, ROOT, write_config, write_scenes
+from tiny_dense import DETECTOR, ROOT, write_config, write_scenes
 from torch import nn
 
 from statescan.mm import InputError, evaluate, load_config

@@ -107,7 +107,7 @@ def test_missing_data_folder(config):
         train(config)
 
 
-def test_persistent_workers_are_refused(config):
+def test_persistent_workers_are_not_kept(config):
     config.train_dataloader.update(num_workers=1, persistent_workers=True)
-    with pytest.raises(ValueError, match="persistent_workers is True, expected False"):
-        train(config)
+    config.train_cfg.max_epochs = 1
+    assert not train(config).train_dataloader.persistent_workers
