@@ -28,8 +28,17 @@ class AtomicBackend(LocalBackend):
     """MMEngine's local files, with ``put`` atomic: ``backend_args=dict(backend=...)``."""
 
     def put(self, obj: bytes, filepath: str | Path) -> None:
-        """Write ``obj`` to ``filepath`` with :func:`atomic_write`."""
-        atomic_write(filepath, obj)
+        """Write ``obj`` to ``filepath`` with :func:`atomic_write`.
+
+        Raises:
+            InputError: It could not be written, as when the disk is full.
+        """
+        try:
+            atomic_write(filepath, obj)
+        except OSError as error:
+            raise InputError(
+                f"{filepath} was not written ({error.strerror}): what was saved before is whole"
+            ) from error
 
 
 def latest_checkpoint(work_dir: str | Path) -> Path | None:

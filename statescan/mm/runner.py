@@ -13,16 +13,20 @@ from mmengine.model import is_model_wrapper
 from mmengine.registry import RUNNERS
 from mmengine.runner import BaseLoop, Runner
 from torch import nn
+from torch.utils.data import DataLoader
 
 from .backbone import read_fitting
 from .checkpoint import RESUMABLE, drop_logs
 from .errors import InputError
+from .loading import load_safely
 from .sharding import divide_checkpoint, is_sharded, shard, whole_states
 
 DEFAULT_HOOKS = {
+    "data_check": {"type": "DataCheckHook"},
     "seed": {"type": "EpochSeedHook"},
     "history": {"type": "HistoryHook"},
     "progress": {"type": "ProgressHook"},
+    "skipped_images": {"type": "SkippedImagesHook"},
 }
 
 
@@ -47,7 +51,9 @@ class StateScanRunner(Runner):
       epoch, stands there instead.
     - Trainings resume exactly, those that count iterations too: seeds are set by epoch or iteration
       (`EpochSeedHook`, `ResumableIterLoop`).
-    - ``default_hooks`` has "seed", "history" and "progress" too, where None leaves one out.
+    - Detectors and segmenters read images by `LoadImage`, so that a corrupt one is named, or with
+      ``skip_corrupt=True`` in the config skipped and counted; annotations are checked.
+    - ``default_hooks`` has all of `DEFAULT_HOOKS` too, where None leaves one out.
     """
 
     def setup_env(self, env_cfg: dict) -> None:
@@ -104,6 +110,15 @@ class StateScanRunner(Runner):
                 loop = {k: v for k, v in loop.items() if k != "by_epoch"}
                 loop["type"] = "ResumableIterLoop"
         return super().build_train_loop(loop)
+
+    def build_dataloader(self, dataloader: DataLoader | dict, *args, **kwargs) -> DataLoader:
+        """A data loader whose pipelines name or skip what cannot be read."""
+        if isinstance(dataloader, dict):
+            segmentation = self.cfg.get("default_scope") == "mmseg"
+            skip = self.cfg.get("skip_corrupt", False)
+            dataset = load_safely(dataloader["dataset"], skip, segmentation)
+            dataloader = {**dataloader, "dataset": dataset}
+        return super().build_dataloader(dataloader, *args, **kwargs)
 
     def build_logger(self, *args, **kwargs) -> MMLogger:
         """MMEngine's logger with its console handler at warnings."""

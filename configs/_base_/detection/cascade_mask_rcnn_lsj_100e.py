@@ -18,4 +18,4 @@ optim_wrapper = dict(
     constructor="TimmOptimWrapperConstructor",
     optimizer=dict(_delete_=True, type="AdamW", lr=1e-4, betas=(0.9, 0.999), weight_decay=0.1),
 )
-default_hooks = dict(checkpoint=dict(backend_args=dict(backend="statescan_atomic")))
+default_hooks = dict(checkpoint=dict(type="SafeCheckpointHook"))

@@ -5,4 +5,4 @@ custom_imports = dict(imports=["statescan.mm"])
 runner_type = "StateScanRunner"
 model = dict(backbone=dict(_delete_=True, type="StateScanBackbone", pretrained=True))
 optim_wrapper = dict(constructor="TimmOptimWrapperConstructor", paramwise_cfg=dict(_delete_=True))
-default_hooks = dict(checkpoint=dict(backend_args=dict(backend="statescan_atomic")))
+default_hooks = dict(checkpoint=dict(type="SafeCheckpointHook"))

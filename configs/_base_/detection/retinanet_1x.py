@@ -13,4 +13,4 @@ optim_wrapper = dict(
     optimizer=dict(_delete_=True, type="AdamW", lr=1e-4, weight_decay=0.05),
     clip_grad=dict(max_norm=35, norm_type=2),
 )
-default_hooks = dict(checkpoint=dict(backend_args=dict(backend="statescan_atomic")))
+default_hooks = dict(checkpoint=dict(type="SafeCheckpointHook"))
