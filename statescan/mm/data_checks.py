@@ -93,10 +93,11 @@ def check_labels(samples: Sequence[Any], head: nn.Module) -> None:
         labels = sample.gt_sem_seg.data
         wrong = labels[(labels >= head.num_classes) & (labels != head.ignore_index)]
         if wrong.numel():
+            first = int(bool(sample.get("reduce_zero_label")))  # as the file has it, before that
             raise InputError(
                 f"label map {sample.get('seg_map_path', '(unnamed)')!r} has the label "
-                f"{wrong.max().item()}, expected 0 to {head.num_classes - 1}, or "
-                f"{head.ignore_index} where nothing is known"
+                f"{wrong.max().item() + first}, expected {first} to "
+                f"{head.num_classes - 1 + first}, or {head.ignore_index} where nothing is known"
             )
 
 
@@ -124,7 +125,8 @@ class DataCheckHook(Hook):
         metainfo = getattr(runner.train_dataloader.dataset, "metainfo", {})
         if metainfo.get("classes"):
             check_heads(model, metainfo["classes"])
-        self.head = getattr(model, "decode_head", None)
+        head = getattr(model, "decode_head", None)
+        self.head = head[-1] if isinstance(head, nn.ModuleList) else head
         loaders = [runner.train_dataloader] + ([runner.val_dataloader] if runner.val_loop else [])
         if is_main_process():
             self._check_files([loader.dataset for loader in loaders])

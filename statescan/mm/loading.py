@@ -1,7 +1,7 @@
 """Images and label maps of detectors and segmenters: a damaged file is named, or skipped.
 
-OpenCV gives nothing, or an image that is grey from some row on, for a file that is damaged, and no
-error. `StateScanRunner` puts these transforms where a pipeline has mmcv's.
+mmcv's own loading names some files, and an OpenCV before 5 makes of a JPEG file that ends early an
+image that is grey from there on. `StateScanRunner` puts these transforms where a pipeline has mmcv's.
 """
 
 from __future__ import annotations
@@ -189,7 +189,8 @@ def load_safely(config: Any, skip_corrupt: bool, segmentation: bool) -> Any:
         return config
     skip_corrupt = skip_corrupt and not config.get("test_mode")
     inside = {k: load_safely(v, skip_corrupt, segmentation) for k, v in config.items()}
-    name = str(config.get("type")).rpartition(".")[2]
+    kind = config.get("type")
+    name = getattr(kind, "__name__", str(kind)).rpartition(".")[2]
     if name == "LoadImageFromFile" and not {"ignore_empty", "file_client_args"} & config.keys():
         inside.update(type="LoadImage", skip_corrupt=skip_corrupt)
     elif name == "LoadAnnotations" and segmentation:
