@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from test_mamba_yolo_mm import build, sample
+from torchmetrics.detection import MeanAveragePrecision
 from torchvision.ops import box_iou
 
 from statescan.mm.task_aligned import TaskAligned
@@ -196,6 +197,45 @@ def test_losses_in_half_precision_are_those_of_float32():
     for key, value in wanted.items():
         assert got[key].dtype == torch.float32
         torch.testing.assert_close(got[key], value, rtol=0.1, atol=0.1)
+
+
+def coloured(seed):
+    """An image of 64 x 64 in [0, 1] with a rectangle of each colour, and its sample."""
+    g = torch.Generator().manual_seed(seed)
+    image, boxes = torch.rand(3, 64, 64, generator=g) * 0.2, []
+    for label in range(3):
+        x, y = 4 + 20 * label, int(torch.randint(4, 36, (), generator=g))
+        boxes.append([x, y, x + 16, y + 24])
+        image[label, y : y + 24, x : x + 16] = 1
+    return image, sample(boxes, [0, 1, 2])
+
+
+def test_four_images_are_learnt():
+    model = build(dims=(8, 16, 24, 32), depths=(1, 1, 2, 1)).train()
+    images, samples = zip(*map(coloured, range(4)), strict=True)
+    images, optimizer = torch.stack(images), torch.optim.AdamW(model.parameters(), 4e-3)
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = 0.2  # of a short training
+    history = []
+    for _ in range(40):
+        loss = sum(model(images, samples, mode="loss").values())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        history.append(loss.item())
+    assert history[-1] < history[0] / 3
+    with torch.no_grad():
+        found = model.eval()(images, samples, mode="predict")
+    metric = MeanAveragePrecision()
+    predicted = [fields(s.pred_instances, "boxes", "labels", "scores") for s in found]
+    metric.update(predicted, [fields(s.gt_instances, "boxes", "labels") for s in found])
+    assert metric.compute()["map"] > 0.5
+
+
+def fields(instances, *names):
+    """As torchmetrics takes boxes."""
+    return {name: instances["bboxes" if name == "boxes" else name] for name in names}
 
 
 def test_each_image_counts_as_much_as_published():
