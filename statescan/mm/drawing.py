@@ -23,7 +23,8 @@ class Painter:
 
     Args:
         classes: Names of the classes; one that has none is called by its number.
-        palette: (R, G, B) of each class; supervision's colours where there are fewer, or none.
+        palette: (R, G, B) of each class; supervision's colours where there are none, or those of
+            other classes, which MMDetection leaves in place.
         threshold: Predictions with less score are not drawn.
     """
 
@@ -34,7 +35,7 @@ class Painter:
         threshold: float = 0.3,
     ):
         self.classes, self.threshold = tuple(classes), threshold
-        own = palette is not None and len(palette) >= len(self.classes) > 0
+        own = palette is not None and len(palette) == len(self.classes) > 0
         default = sv.ColorPalette.DEFAULT.colors
         colors = [sv.Color(*map(int, rgb)) for rgb in palette] if own else default
         self.palette = sv.ColorPalette(colors)
@@ -96,6 +97,9 @@ class Painter:
             scores = (f" {score:.0%}" for score in found.confidence)
             texts = [text + score for text, score in zip(texts, scores, strict=True)]
         scale = max(0.35, 0.8 * sv.calculate_optimal_text_scale(image.shape[1::-1]))
+        height = round(38 * scale)  # of a name with its padding, above the box where it fits
+        anchors = sv.Detections(found.xyxy.copy(), found.mask, class_id=found.class_id)
+        anchors.xyxy[:, 1] = anchors.xyxy[:, 1].clip(min=height)
         annotator = sv.LabelAnnotator(
             self.palette,
             text_color=self.ink,
@@ -103,7 +107,7 @@ class Painter:
             text_padding=round(8 * scale),
             text_position=where,
         )
-        return annotator.annotate(image, found, labels=texts)
+        return annotator.annotate(image, anchors, labels=texts)
 
 
 def _readable_on(color: sv.Color) -> sv.Color:

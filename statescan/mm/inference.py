@@ -96,11 +96,11 @@ def _build_preparation(config: Config) -> Callable[[np.ndarray], dict]:
         mode = "L" if config.model.backbone.get("in_chans") == 1 else "RGB"
         transform = build_transform(**dataset.transform)
         return lambda image: {"inputs": transform(_to_pil(image).convert(mode))[None]}
-    pipeline = Compose([step for step in dataset.pipeline if not _loads(step)])
+    pipeline = Compose([step for step in dataset.pipeline if not loads(step)])
     return lambda image: pseudo_collate([pipeline(_as_loaded(image))])
 
 
-def _loads(step: dict) -> bool:
+def loads(step: dict) -> bool:
     """Whether a transform reads files: the image, its annotations."""
     return str(step["type"]).rpartition(".")[2].startswith("Load")
 

@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from .errors import InputError
+
 INK, MUTED, LOSS, METRIC, WRONG = "#1f2933", "#7b8794", "#9aa5b1", "#2463a5", "#c2412d"
 COLUMNS, ROWS = 6, 2
 CELL = 5  # inches of an image's width on a sheet
@@ -77,14 +79,22 @@ def draw_confusion(title: str, counts: np.ndarray, classes: Sequence[str]) -> by
 
 
 def draw_sheet(images: Sequence[np.ndarray], columns: int, titles: Sequence[str] = ()) -> bytes:
-    """Images (H, W, 3), BGR, of any sizes, side by side; returns the bytes of a PNG."""
+    """Images (H, W, 3), BGR, of any sizes, side by side; returns the bytes of a PNG.
+
+    Raises:
+        InputError: There are none.
+    """
     from matplotlib.figure import Figure
 
+    if not images:
+        raise InputError("there is no image to draw")
     columns = min(columns, len(images))
     rows = -(-len(images) // columns)
-    shape = np.median([image.shape[0] / image.shape[1] for image in images])
-    size = (CELL * columns, (CELL * shape + 0.3 * bool(titles)) * rows)
-    figure = Figure(figsize=size, dpi=100, layout="constrained")
+    height = CELL * np.median([image.shape[0] / image.shape[1] for image in images])
+    title_height = 0.3 * bool(titles)
+    total = rows * (height + title_height)
+    figure = Figure(figsize=(CELL * columns, total), dpi=100)
+    figure.subplots_adjust(0, 0, 1, 1 - title_height / total, 0.02, 0.02 + title_height / height)
     grid = figure.subplots(rows, columns, squeeze=False).flat
     for axes, image, title in zip_longest(grid, images, titles):
         axes.set_axis_off()

@@ -29,11 +29,12 @@ def build_dataset(config: Config, split: str) -> BaseDataset:
         # MMDetection and pycocotools report what they load
         with in_scope(config), redirect_stdout(io.StringIO()):
             return DATASETS.build(loader.dataset)
-    except FileNotFoundError as error:
-        raise InputError(
-            f"data of the config's {split}_dataloader are missing: {error}; "
-            "--cfg-options data_root=... says where they are"
-        ) from error
+    except InputError:
+        raise
+    except (OSError, ValueError) as error:
+        empty = "need at least one array" in str(error)  # what MMEngine makes of no images
+        reason = "there are no images in its folder" if empty else error
+        raise InputError(f"data of the config's {split}_dataloader: {reason}") from error
 
 
 def draw_samples(config: Config, number: int, seed: int = 0) -> list[np.ndarray]:

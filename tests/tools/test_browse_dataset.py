@@ -71,11 +71,17 @@ def test_shows_each_until_a_key(browse, monkeypatch):
 
 def test_missing_data_are_one_sentence(browse, tmp_path):
     (tmp_path / "data/instances.json").unlink()
-    with pytest.raises(SystemExit, match=r"^error: data of .* are missing: .*instances\.json"):
+    with pytest.raises(SystemExit, match=r"^error: data of .*: .*No such file.*instances\.json"):
         browse("detection")
-    (tmp_path / "data/images").rename(tmp_path / "data/elsewhere")
-    with pytest.raises(SystemExit, match=r"^error: data of .* are missing: .*images"):
+    for path in (tmp_path / "data/images").iterdir():
+        path.unlink()
+    with pytest.raises(SystemExit, match=r"^error: data of .*: there are no images"):
         browse("segmentation")
+
+
+def test_no_samples_are_no_picture(browse):
+    with pytest.raises(SystemExit, match=r"^error: there is no image to draw"):
+        browse("segmentation", "--number", "0")
 
 
 def test_classification_has_nothing_to_draw(tmp_path, monkeypatch):
