@@ -32,9 +32,19 @@ class RouteAttention(nn.Module):
         if y.shape[-2] < 2:
             raise ValueError(f"y has shape {tuple(y.shape)}, expected at least 2 routes to compare")
         above = (y - y.amin(-2, keepdim=True)).mean(-2)
-        weight = (y.std(-2) / (above + self.EPS) - self.threshold).relu()
+        weight = (deviation(y) / (above + self.EPS) - self.threshold).relu()
         return y.sum(-2) * weight
 
     def extra_repr(self) -> str:
         """The threshold, for print(model)."""
         return f"threshold={self.threshold}"
+
+
+def deviation(y: Tensor) -> Tensor:
+    """Unbiased standard deviation over K, (..., K, C) → (..., C).
+
+    `torch.std` takes ten times as long on a CPU where it does not reduce the last dimension.
+    """
+    variance = (y - y.mean(-2, keepdim=True)).square().sum(-2) / (y.shape[-2] - 1)
+    alike = variance == 0  # where the root's slope is infinite
+    return variance.masked_fill(alike, 1).sqrt().masked_fill(alike, 0)
