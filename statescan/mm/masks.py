@@ -122,7 +122,7 @@ class StretchContrast(BaseTransform):
         """Scale ``img`` (H, W, C), in float32."""
         image = results["img"].astype(np.float32)
         low, high = image.min(), image.max()
-        results["img"] = (image - low) * (255 / max(high - low, np.finfo(np.float32).tiny))
+        results["img"] = (image - low) * 255 / ((high - low) or 1)
         return results
 
 
@@ -150,6 +150,8 @@ class ForegroundMetric(IoUMetric):
     ``sensitivity`` = TP / (TP + FN), ``specificity`` = TN / (TN + FP). The authors call that IoU
     mIoU; mmseg's ``mIoU`` is the mean of foreground and background.
     """
+
+    default_prefix = ""
 
     def __init__(self, **kwargs):
         # "gpu" is MMEngine's word for the process group, see ClassificationMetric.
