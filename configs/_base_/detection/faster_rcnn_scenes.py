@@ -2,7 +2,7 @@
 # with finer anchors and fewer regions.
 _base_ = "faster_rcnn_bccd.py"
 data_root = "work_dirs/scenes"
-epochs = 6
+epochs = 5
 classes = ("bird", "mammal", "fruit", "flower", "road sign", "vehicle")
 
 dataset = dict(data_root=data_root, metainfo=dict(classes=classes))
@@ -42,16 +42,18 @@ val_evaluator = dict(ann_file=f"{data_root}/annotations/val.json", classwise=Fal
 test_evaluator = val_evaluator
 
 model = dict(
-    neck=dict(out_channels=96, num_outs=4),
+    neck=dict(out_channels=64, num_outs=4),
     rpn_head=dict(  # anchors of 16 to 128 pixels
-        in_channels=96, feat_channels=96, anchor_generator=dict(scales=[4], strides=[4, 8, 16, 32])
+        in_channels=64, feat_channels=64, anchor_generator=dict(scales=[4], strides=[4, 8, 16, 32])
     ),
     roi_head=dict(
-        bbox_roi_extractor=dict(out_channels=96),
-        bbox_head=dict(in_channels=96, num_classes=len(classes)),
+        bbox_roi_extractor=dict(out_channels=64),
+        bbox_head=dict(in_channels=64, num_classes=len(classes)),
     ),
-    train_cfg=dict(rpn_proposal=dict(max_per_img=200), rcnn=dict(sampler=dict(num=64))),
-    test_cfg=dict(rpn=dict(nms_pre=300, max_per_img=100)),
+    train_cfg=dict(
+        rpn_proposal=dict(nms_pre=200, max_per_img=100), rcnn=dict(sampler=dict(num=32))
+    ),
+    test_cfg=dict(rpn=dict(nms_pre=200, max_per_img=100)),
 )
 
 param_scheduler = [
