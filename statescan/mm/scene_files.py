@@ -44,6 +44,23 @@ class Plan(NamedTuple):
         """What decides one image or video, whatever the numbers of others."""
         return self.seed, ("train", "val").index(split), number
 
+    def check(self) -> None:
+        """Refuse numbers of which no scenes can be made.
+
+        Raises:
+            InputError: Names the first of them.
+        """
+        least = {"size": 16, "train": 1, "val": 1, "frames": 1, "targets": 1}
+        for name, floor in least.items():
+            value = min(self.size) if name == "size" else getattr(self, name)
+            if value < floor:
+                raise InputError(f"{name} is {value}, expected at least {floor}")
+        first, last = self.things
+        if not 1 <= first <= last:
+            raise InputError(f"things are {first} to {last}, expected rising numbers from 1")
+        if not 0 <= self.camera <= 0.5:
+            raise InputError(f"camera is {self.camera}, expected 0 to 0.5")
+
 
 class Coco:
     """COCO's JSON of one split, scene by scene."""
@@ -96,8 +113,10 @@ def compose(folder: str | Path, sprites: Sprites, plan: Plan) -> bool:
         Whether there was anything to do: equal scenes in ``folder`` are left as they are.
 
     Raises:
-        InputError: ``folder`` has something else, or there are too few cut-outs.
+        InputError: ``folder`` has something else, ``plan`` bad numbers, or there are too few
+            cut-outs.
     """
+    plan.check()
     folder = Path(folder)
     split = split_sprites(sprites, plan.seed)
     names = {s: {c: [p.name for p in paths] for c, paths in split[s].items()} for s in split}
