@@ -48,6 +48,8 @@ class CamVid(BaseSegDataset):
 class ClasswiseIoU(IoUMetric):
     """``IoUMetric``, with ``IoU/CLASS`` of each class too: percent, NaN of a class not there."""
 
+    default_prefix = ""
+
     def compute_metrics(self, results: list[tuple]) -> dict[str, float]:
         """Metrics by name, from each image's (intersections, unions, ...) of the classes."""
         shared, union = (

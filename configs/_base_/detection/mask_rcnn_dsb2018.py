@@ -1,10 +1,10 @@
 # Cell nuclei (DSB2018, 315 training and 65 validation images of 256 to 320 pixels): Mask R-CNN with
-# a pyramid and heads of a quarter to a half of the usual width, for one CPU core. Annotations come
-# from tools/convert_dsb2018.py.
+# a pyramid and heads of a quarter of the usual width, for one CPU core. Annotations come from
+# tools/convert_dsb2018.py.
 _base_ = ["../from_scratch.py", "mmdet::_base_/models/mask-rcnn_r50_fpn.py"]
 default_scope = "mmdet"
 data_root = "data/dsb2018"
-epochs = 12
+epochs = 10
 classes = ("nucleus",)
 
 loader = dict(num_workers=0, batch_size=4)
@@ -26,7 +26,7 @@ train_dataloader = dict(
             dict(type="LoadImageFromFile"),
             dict(type="LoadAnnotations", with_bbox=True, with_mask=True),
             dict(type="RandomResize", scale=(256, 256), ratio_range=(0.8, 1.25), keep_ratio=True),
-            dict(type="RandomCrop", crop_size=(192, 192)),
+            dict(type="RandomCrop", crop_size=(160, 160)),
             dict(type="RandomFlip", prob=0.75, direction=["horizontal", "vertical", "diagonal"]),
             dict(type="PackDetInputs"),
         ],
@@ -60,15 +60,15 @@ test_evaluator = val_evaluator
 
 model = dict(
     backbone=dict(_delete_=True, type="StateScanBackbone"),
-    neck=dict(out_channels=128),
+    neck=dict(out_channels=64),
     rpn_head=dict(  # anchors of 8 to 128 pixels
-        in_channels=128, feat_channels=128, anchor_generator=dict(scales=[2])
+        in_channels=64, feat_channels=64, anchor_generator=dict(scales=[2])
     ),
     roi_head=dict(
-        bbox_roi_extractor=dict(out_channels=128),
-        bbox_head=dict(in_channels=128, fc_out_channels=256, num_classes=1),
-        mask_roi_extractor=dict(out_channels=128),
-        mask_head=dict(num_convs=2, in_channels=128, conv_out_channels=64, num_classes=1),
+        bbox_roi_extractor=dict(out_channels=64),
+        bbox_head=dict(in_channels=64, fc_out_channels=256, num_classes=1),
+        mask_roi_extractor=dict(out_channels=64),
+        mask_head=dict(num_convs=2, in_channels=64, conv_out_channels=64, num_classes=1),
     ),
     train_cfg=dict(
         rpn_proposal=dict(nms_pre=500, max_per_img=250), rcnn=dict(sampler=dict(num=128))
