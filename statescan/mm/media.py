@@ -102,7 +102,7 @@ def _redraw_video(source: Path, target: Path, draw: Draw) -> Written:
         announced = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
         rate = capture.get(cv2.CAP_PROP_FPS) or 25.0
         frames = tqdm(_frames(capture), total=max(announced, 0), unit="frame", disable=None)
-        count = _write_video(target, rate, map(draw, frames))
+        count = write_video(target, rate, map(draw, frames))
     if not count:
         raise InputError(f"video {str(source)!r} has no frame that can be read")
     told = f"{announced - count} of {announced} frames cannot be read"
@@ -129,7 +129,7 @@ def _frames(capture: cv2.VideoCapture) -> Iterator[np.ndarray]:
         yield frame
 
 
-def _write_video(path: Path, rate: float, frames: Iterator[np.ndarray]) -> int:
+def write_video(path: Path, rate: float, frames: Iterator[np.ndarray]) -> int:
     """Write an MP4 file that gets its name when it is whole; returns the number of frames."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}.tmp.mp4")

@@ -37,7 +37,7 @@ def read(path: str | Path) -> dict[int, Boxes]:
 
 
 def _rows(path: str | Path) -> Iterator[list[float]]:
-    for number, line in enumerate(Path(path).read_text().splitlines(), start=1):
+    for number, line in enumerate(Path(path).read_text(errors="replace").splitlines(), start=1):
         if not line.strip():
             continue
         try:
@@ -46,7 +46,7 @@ def _rows(path: str | Path) -> Iterator[list[float]]:
             values = []
         if len(values) < 7:
             raise ValueError(
-                f"{path}, line {number}, is {line!r}, expected at least frame, id, left, top, "
+                f"{path}, line {number}, is {line[:60]!r}, expected at least frame, id, left, top, "
                 "width, height and confidence"
             )
         yield values[:7]

@@ -1,0 +1,29 @@
+# PETS09-S2L1 end to end with what is trained on its first 400 frames: the detector
+# retinanet_vmamba_nano_pets and the motion predictor mtp_pets.
+_base_ = "../../detection/from_scratch/retinanet_vmamba_nano_pets.py"
+
+detector = _base_.model
+detector.pop("data_preprocessor")
+del _base_.model
+model = dict(
+    type="ByteTrack",  # MMDetection's frame for a detector and a tracker
+    data_preprocessor=dict(
+        type="TrackDataPreprocessor",
+        mean=[123.675, 116.28, 103.53],
+        std=[58.395, 57.12, 57.375],
+        bgr_to_rgb=True,
+        pad_size_divisor=32,
+    ),
+    detector=detector,
+    tracker=dict(
+        type="MambaTracker",
+        motion=dict(
+            type="LearnedMotion",
+            predictor=dict(dim=64, depth=3, steps=10),
+            checkpoint="work_dirs/mtp_pets/epoch_60.pth",
+        ),
+        new_score=0.6,
+        patience=30,
+    ),
+)
+del detector

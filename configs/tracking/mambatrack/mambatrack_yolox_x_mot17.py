@@ -1,0 +1,1 @@
+_base_ = "../../_base_/tracking/mambatrack_yolox_x.py"
