@@ -89,3 +89,28 @@ def test_rows_that_are_not_measured_again_stay(throughput, monkeypatch, tmp_path
     throughput.main()
     torch.set_num_threads(threads)
     assert throughput.json.loads(path.read_text())["models"] == {"another": 1, "vmamba_nano": {}}
+
+
+@pytest.fixture
+def tracking():
+    return load("tracking")
+
+
+def test_trackers_are_timed_on_targets_that_they_follow(tracking, monkeypatch):
+    monkeypatch.setattr(tracking, "TARGETS", (2, 5, 30))
+    found = tracking.speeds(frames=30, rounds=1)
+    assert set(found) == set(tracking.MOTIONS)
+    assert all(set(row["frames a second"]) == {2, 5, 30} for row in found.values())
+
+
+def test_a_tracker_that_loses_a_target_gets_no_time(tracking):
+    boxes = tracking.circles(4, 30)
+    boxes[15, 2] += 500
+    with pytest.raises(SystemExit, match="Kalman lost a target"):
+        tracking.run(tracking.Kalman(), boxes, rounds=1)
+
+
+def test_the_trackers_memory(tracking):
+    held = tracking.memory(200)
+    assert held["ids"] == 400
+    assert held["after 200 frames"] < held["after 20 frames"] + 20
