@@ -1,7 +1,7 @@
 """Images and label maps of detectors and segmenters: a damaged file is named, or skipped.
 
 mmcv's own loading names some files, and an OpenCV before 5 makes of a JPEG file that ends early an
-image that is grey from there on. `StateScanRunner` puts these transforms where a pipeline has mmcv's.
+image that is grey from there on. `StateScanRunner` puts these transforms in the place of mmcv's.
 """
 
 from __future__ import annotations

@@ -11,8 +11,8 @@ import time
 import numpy as np
 import pytest
 import torch
-from tiny_dense import DETECTOR, ROOT, SEGMENTER, write_config, write_scenes
 from PIL import Image
+from tiny_dense import DETECTOR, ROOT, SEGMENTER, write_config, write_scenes
 
 from statescan import files
 from statescan.mm import InputError, evaluate, load_config, train
