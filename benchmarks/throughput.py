@@ -74,15 +74,17 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     results = models.facts(args.threads)
-    print(", ".join(f"{k} {v}" for k, v in results.items()))
+    date = results.pop("date")  # of each row: some may be kept from an earlier day
+    print(date, *(f"{k} {v}" for k, v in results.items()), sep=", ")
     there = args.json and args.json.exists()
     results["swin_tiny memory"] = {size: models.peak_memory(SWIN, size) for size in (224, LARGE)}
     results["models"] = json.loads(args.json.read_text())["models"] if there else {}
     for name in statescan.list_models(args.only):
         if name.startswith("test_"):
             continue
-        results["models"][name] = measure_both(name, args.rounds)
-        print_row(name, results["models"][name])
+        row = measure_both(name, args.rounds)
+        print_row(name, row)
+        results["models"][name] = {"date": date, **row}
         if args.json:
             args.json.write_text(json.dumps(results, indent=1))
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import timm
-from model_table import SPEEDS, multiply_adds, published, table
+from model_table import SPEEDS, multiply_adds, published, table, where_measured
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs/choosing.md"
@@ -130,10 +130,9 @@ TASKS = (
 def page() -> str:
     """The whole page."""
     measured = json.loads(SPEEDS.read_text())
-    machine = f"{measured['date']}, torch {measured['torch']}, {measured['machine']}"
     rated = {n: row for n, row in measured["models"].items() if published(n) != "–"}
     models = [facts(name, row) for name, row in rated.items()]
-    head = HEAD.format(machine=machine, swin=measured["swin_tiny memory"]["1024"])
+    head = HEAD.format(machine=where_measured(measured), swin=measured["swin_tiny memory"]["1024"])
     fronts = (
         f"## {title}\n\n{table(COLUMNS, map(cells, front(models, cost)))}"
         for title, cost in SECTIONS

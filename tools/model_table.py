@@ -115,11 +115,17 @@ def family(name: str) -> tuple[str, str]:
     )
 
 
+def where_measured(speeds: dict) -> str:
+    """The first and the last day of the measurements, and the machine."""
+    days = sorted({row["date"] for row in speeds["models"].values()})
+    span = " to ".join(dict.fromkeys((days[0], days[-1])))
+    return f"{span}, torch {speeds['torch']}, {speeds['machine']}"
+
+
 def page() -> str:
     """The whole page."""
     speeds = json.loads(SPEEDS.read_text())
-    machine = f"{speeds['date']}, torch {speeds['torch']}, {speeds['machine']}"
-    head = HEAD.format(machine=machine)
+    head = HEAD.format(machine=where_measured(speeds))
     names = sorted(n for n in statescan.list_models() if not n.startswith("test_"))
     by_family = groupby(sorted(names, key=family), key=family)
     return "\n".join([head, *(section(*f, list(group), speeds) for f, group in by_family)])
