@@ -106,7 +106,7 @@ def test_a_full_disk_leaves_the_checkpoint_before(settings, segmenter, monkeypat
         fsync(descriptor)
 
     monkeypatch.setattr(files.os, "fsync", fill)
-    with pytest.raises(OSError, match="No space left on device"):
+    with pytest.raises(InputError, match="No space left on device"):
         train(again)
     monkeypatch.undo()
     assert latest_checkpoint(again.work_dir).name == "iter_3.pth"

@@ -7,7 +7,7 @@ _base_ = [
 ]
 custom_imports = dict(imports=["statescan.mm", "statescan.mm.mamba_yolo"])
 runner_type = "StateScanRunner"
-default_hooks = dict(checkpoint=dict(backend_args=dict(backend="statescan_atomic")))
+default_hooks = dict(checkpoint=dict(type="SafeCheckpointHook"))
 epochs = 300
 without_mosaic = 10  # last epochs
 size = (640, 640)

@@ -71,10 +71,9 @@ train_cfg = dict(max_epochs=300, val_begin=101, val_interval=1)
 default_hooks = dict(
     checkpoint=dict(
         _delete_=True,
-        type="CheckpointHook",
+        type="SafeCheckpointHook",
         max_keep_ckpts=1,
         save_best="Dice",
         rule="greater",
-        backend_args=dict(backend="statescan_atomic"),
     )
 )
