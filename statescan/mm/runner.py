@@ -7,7 +7,7 @@ import os
 
 import torch
 from mmengine.device import get_device
-from mmengine.dist import barrier
+from mmengine.dist import barrier, is_distributed
 from mmengine.logging import MMLogger
 from mmengine.model import is_model_wrapper
 from mmengine.registry import RUNNERS
@@ -61,7 +61,7 @@ class StateScanRunner(Runner):
         if self.distributed:
             os.environ.setdefault("OMP_NUM_THREADS", "1")
             os.environ.setdefault("MKL_NUM_THREADS", "1")
-        if self.distributed and not torch.cuda.is_available():
+        if self.distributed and not (torch.cuda.is_available() or is_distributed()):
             torch.distributed.init_process_group("gloo")
         if env_cfg.get("torch_threads"):
             torch.set_num_threads(env_cfg["torch_threads"])

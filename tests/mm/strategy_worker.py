@@ -1,6 +1,7 @@
-"""Train a detector in several processes; then evaluate it.
+"""Train a detector by DDP and evaluate it, then by FSDP, stopped after an epoch and resumed.
 
-Arguments: config, data folder, work folder, strategy, epochs after which to stop and resume.
+Arguments: config, data folder, folder for the work folders ``ddp`` and ``fsdp``. Each of the
+processes that torchrun starts runs this.
 """
 
 import json
@@ -16,21 +17,22 @@ from statescan.mm.sharding import use_strategy
 
 
 def main() -> None:
-    path, data_root, work_dir, strategy, *stops = sys.argv[1:]
+    path, data_root, folder = sys.argv[1:]
 
-    def settings():
-        config = load_config(path, work_dir, {"data_root": data_root})
+    def settings(strategy, epochs=2):
+        options = {"data_root": data_root, "train_cfg.max_epochs": epochs}
+        config = load_config(path, f"{folder}/{strategy}", options)
         config.launcher = detect_launcher()
+        config.train_cfg.val_interval = 9
         use_strategy(config, strategy)
         return config
 
-    for stop in stops:
-        config = settings()
-        config.train_cfg.max_epochs = int(stop)
-        train(config, resume="auto")
-    metrics = evaluate(settings(), latest_checkpoint(work_dir)).metrics
+    train(settings("ddp"))
+    metrics = evaluate(settings("ddp"), latest_checkpoint(f"{folder}/ddp")).metrics
     if is_main_process():
-        Path(work_dir, "metrics.json").write_text(json.dumps(metrics))
+        Path(folder, "metrics.json").write_text(json.dumps(metrics))
+    train(settings("fsdp", epochs=1))
+    train(settings("fsdp"), resume="auto")
 
 
 run_tool(main)

@@ -14,8 +14,10 @@ _base_ = "{configs}/_base_/detection/retinanet_1x.py"
 data_root = "data/coco/"
 model = dict(
     data_preprocessor=dict(mean=[128.0] * 3, std=[64.0] * 3),
-    backbone=dict(name="test_vmamba", pretrained=False, drop_path_rate=0.2),
-    neck=dict(in_channels=[8, 16, 24, 32], out_channels=16, num_outs=4, start_level=1),
+    backbone=dict(
+        name="test_vmamba", pretrained=False, drop_path_rate=0.2, out_indices=(1, 2, 3)
+    ),
+    neck=dict(in_channels=[16, 24, 32], out_channels=16, num_outs=4, start_level=0),
     bbox_head=dict(
         num_classes=2,
         in_channels=16,
