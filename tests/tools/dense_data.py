@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from mmengine.config import Config
 from mmengine.registry import MODELS
 from PIL import Image
 
@@ -142,11 +143,14 @@ def write_config(root: Path, task: str) -> Path:
 
 
 def write_checkpoint(config_path: Path) -> Path:
+    """Random weights of a config's model, the same every time, beside the config."""
+    return save_weights(load_config(config_path), config_path.with_suffix(".pth"))
+
+
+def save_weights(config: Config, path: Path) -> Path:
     """Random weights of a config's model, the same every time."""
-    config = load_config(config_path)
     torch.manual_seed(0)
     with in_scope(config):
         model = MODELS.build(config.model)
-    path = config_path.with_suffix(".pth")
     torch.save({"state_dict": model.state_dict()}, path)
     return path

@@ -6,7 +6,15 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from dense_data import SIZE, write_checkpoint, write_config, write_images
+import torch
+from dense_data import SIZE, save_weights, write_checkpoint, write_config, write_images
+from mmengine.dataset import pseudo_collate
+
+from statescan.mm import load_config
+from statescan.mm.drawing import Painter
+from statescan.mm.inference import Predictor, in_scope
+from statescan.mm.media import read_image
+from statescan.mm.samples import build_dataset
 
 ROOT = Path(__file__).resolve().parents[2]
 BOXES = [[(4, 6, 20, 12, 0), (30, 20, 24, 16, 1)], [(10, 10, 30, 30, 1)]]
@@ -63,6 +71,60 @@ def test_an_image(demo, data, task, capsys):
     assert "the last is 0.png" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("task", ["detection", "segmentation"])
+@pytest.mark.parametrize("size", [(5, 90), (97, 9)], ids=str)
+def test_any_size(demo, tmp_path, task, size):
+    source = tmp_path / "odd.png"
+    cv2.imwrite(str(source), np.full((*size, 3), 120, np.uint8))
+    out = demo(source, task, "--score-threshold", "0")
+    assert cv2.imread(str(out / "odd.png")).shape == (*size, 3)
+
+
+def test_a_classifiers_answer(monkeypatch, tmp_path, capsys):
+    options = ["model.backbone.name=test_vmamba", f"data_root={tmp_path}/none"]
+    config = load_config(ROOT / "configs/classification/vmamba/vmamba_nano_cifar10.py")
+    config.merge_from_dict({"model.backbone.name": "test_vmamba"})
+    save_weights(config, tmp_path / "classifier.pth")
+    source = tmp_path / "small.jpg"
+    cv2.imwrite(str(source), np.full((32, 40, 3), 120, np.uint8))
+    command = [
+        "demo.py",
+        str(source),
+        "--config",
+        "vmamba_nano_cifar10",
+        "--out",
+        f"{tmp_path}/out",
+    ]
+    checkpoint = ["--checkpoint", str(tmp_path / "classifier.pth")]
+    monkeypatch.setattr("sys.argv", [*command, *checkpoint, "--cfg-options", *options])
+    answers = []
+    monkeypatch.setattr(Painter, "name", lambda self, number: answers.append(number) or "a name")
+    runpy.run_path(str(ROOT / "tools/demo.py"), run_name="__main__")
+    drawn = cv2.imread(str(tmp_path / "out/small.jpg"))
+    assert drawn.shape == (224, 280, 3)
+    assert np.abs(drawn[:20, :40].astype(int) - 120).max() > 50  # the name's ground
+    assert np.abs(drawn[100:].astype(int) - 120).max() < 5
+    assert len(answers) == 1
+    assert answers[0] in range(10)
+
+
+@pytest.mark.parametrize("task", ["detection", "segmentation"])
+def test_finds_what_an_evaluation_of_the_file_finds(data, task):
+    config = load_config(data / f"{task}.py")
+    predictor = Predictor(config, data / f"{task}.pth", "cpu")
+    with torch.inference_mode(), in_scope(config):
+        batch = pseudo_collate([build_dataset(config, "test")[1]])
+        (expected,) = predictor.model.test_step(batch)
+    found = predictor(read_image(data / "images/1.png"))
+    if task == "detection":
+        assert len(found.pred_instances) > 0
+        assert torch.equal(found.pred_instances.bboxes, expected.pred_instances.bboxes)
+        assert torch.equal(found.pred_instances.masks, expected.pred_instances.masks)
+    else:
+        assert found.pred_sem_seg.data.shape == (1, *SIZE)
+        assert torch.equal(found.pred_sem_seg.data, expected.pred_sem_seg.data)
+
+
 def test_above_the_threshold_is_nothing(demo, data):
     out = demo(data / "images/0.png", "detection", "--score-threshold", "1.01")
     assert np.array_equal(cv2.imread(str(out / "0.png")), cv2.imread(str(data / "images/0.png")))
@@ -89,8 +151,6 @@ def test_a_video_keeps_its_rate(demo, tmp_path):
 
 
 def test_an_interrupted_video_leaves_nothing(demo, tmp_path, monkeypatch):
-    from statescan.mm.drawing import Painter
-
     def interrupt(*args):
         raise KeyboardInterrupt
 
