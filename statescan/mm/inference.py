@@ -14,6 +14,7 @@ from mmengine.registry import DATASETS, MODELS, DefaultScope
 from PIL import Image
 
 from .backbone import read_fitting
+from .data_root import innermost
 from .errors import InputError
 from .transforms import build_transform
 
@@ -23,11 +24,9 @@ def in_scope(config: Config):
     return DefaultScope.overwrite_default_scope(config.get("default_scope") or "mmengine")
 
 
-def innermost(dataset: ConfigDict) -> ConfigDict:
-    """The config of the dataset inside of a wrapper such as RepeatDataset or ConcatDataset."""
-    while "dataset" in dataset or "datasets" in dataset:
-        dataset = dataset["dataset"] if "dataset" in dataset else dataset["datasets"][0]
-    return dataset
+def test_dataset(config: Config) -> ConfigDict:
+    """The config of the test data, inside of wrappers; of several the first."""
+    return next(innermost(config.test_dataloader.dataset))
 
 
 def read_metainfo(config: Config) -> dict:
@@ -35,7 +34,7 @@ def read_metainfo(config: Config) -> dict:
 
     The data themselves are read only where nothing else names their classes.
     """
-    dataset = innermost(config.test_dataloader.dataset)
+    dataset = test_dataset(config)
     with in_scope(config):
         kind = DATASETS.get(dataset.type)
         own = {**getattr(kind, "METAINFO", {}), **(dataset.get("metainfo") or {})}
@@ -91,7 +90,7 @@ class Predictor:
 
 def _build_preparation(config: Config) -> Callable[[np.ndarray], dict]:
     """From an image (H, W, 3), BGR, to the batch of one that ``test_step`` takes."""
-    dataset = innermost(config.test_dataloader.dataset)
+    dataset = test_dataset(config)
     if "transform" in dataset:
         mode = "L" if config.model.backbone.get("in_chans") == 1 else "RGB"
         transform = build_transform(**dataset.transform)

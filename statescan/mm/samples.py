@@ -11,6 +11,7 @@ from mmengine.dataset import BaseDataset
 from mmengine.registry import DATASETS
 from mmengine.runner import set_random_seed
 
+from .data_root import check_data
 from .drawing import Painter
 from .errors import InputError
 from .inference import in_scope
@@ -23,6 +24,7 @@ def build_dataset(config: Config, split: str) -> BaseDataset:
         InputError: The config has no such data, or they are not where it says.
     """
     loader = config.get(f"{split}_dataloader")
+    check_data(config, f"{split}_dataloader")
     if not loader:
         raise InputError(f"the config has no {split}_dataloader")
     try:

@@ -11,7 +11,7 @@ from PIL import Image
 
 from .drawing import Painter
 from .errors import InputError
-from .inference import in_scope, innermost, loads
+from .inference import in_scope, loads, test_dataset
 from .picture import confusion
 
 
@@ -38,8 +38,7 @@ class SegmentationErrors:
         self.names = self.classes = tuple(dataset.metainfo["classes"])
         self.ignored = _ignored(dataset, config)
         with in_scope(config):
-            steps = innermost(config.test_dataloader.dataset).pipeline
-            self.load = Compose([step for step in steps if loads(step)])
+            self.load = Compose([step for step in test_dataset(config).pipeline if loads(step)])
         self.infos = [dataset.get_data_info(i) for i in range(len(dataset))]
         self._check_complete()
         self.confusion = np.zeros((len(self.names),) * 2, dtype=np.int64)
