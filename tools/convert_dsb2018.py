@@ -3,9 +3,11 @@
 
 FOLDER has ``images/*.png``, ``instances/*.png`` of the same names, whose uint16 pixels number the
 nuclei (0 is background), and ``splits.json`` with the file names of ``train`` and ``val``.
+``--masks OTHER`` writes ``OTHER/{train,val}/{images,masks}/*.png`` instead, nuclei as 255.
 """
 
 import argparse
+import io
 import json
 from pathlib import Path
 
@@ -23,6 +25,7 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Write COCO annotations of DSB2018's nuclei.")
     parser.add_argument("folder", type=Path, help="with images/, instances/ and splits.json")
     parser.add_argument("--out", type=Path, help="folder of instances_*.json; default: FOLDER")
+    parser.add_argument("--masks", type=Path, help="folder of images and binary masks instead")
     return parser.parse_args()
 
 
@@ -80,6 +83,19 @@ def convert(folder: Path, names: list[str], prefix: str = "") -> dict:
     return {"images": images, "annotations": annotations, "categories": categories}
 
 
+def write_masks(folder: Path, names: list[str], out: Path) -> None:
+    """Images ``names`` as ``out/images``, and as ``out/masks`` where nuclei are 255."""
+    for name in names:
+        for kind in ("images", "masks"):
+            (out / kind).mkdir(parents=True, exist_ok=True)
+        png = io.BytesIO()
+        Image.fromarray(np.uint8(255) * (read_ids(folder / "instances" / name) > 0)).save(
+            png, "PNG"
+        )
+        atomic_write(out / "masks" / name, png.getvalue())
+        atomic_write(out / "images" / name, (folder / "images" / name).read_bytes())
+
+
 def main() -> None:
     """Convert both splits."""
     args = parse_args()
@@ -87,6 +103,11 @@ def main() -> None:
     splits = args.folder / "splits.json"
     if not splits.is_file():
         raise InputError(f"there is no {splits}, expected the file names of train and val")
+    if args.masks:
+        for split, names in json.loads(splits.read_text()).items():
+            write_masks(args.folder, names, args.masks / split)
+            print(f"{split}: {len(names)} images and masks")
+        return
     # An absolute file name wins over the folder of the annotations, where that is another one.
     prefix = f"{(args.folder / 'images').resolve()}/" if args.out else ""
     out.mkdir(parents=True, exist_ok=True)

@@ -75,6 +75,14 @@ def test_images_find_their_masks_by_name(data):
     assert folders(data).metainfo["classes"] == ("background", "lesion")
 
 
+def test_other_objects_have_other_names(data):
+    meta = {"classes": ("background", "nucleus"), "palette": [[0, 0, 0], [0, 255, 0]]}
+    prefix = {"img_path": "val/images", "seg_map_path": "val/masks"}
+    dataset = MaskFolders(data_root=str(data), data_prefix=prefix, metainfo=meta)
+    assert (dataset.metainfo["classes"], dataset.metainfo["palette"]) == tuple(meta.values())
+    assert dataset[0]["label_map"] is None
+
+
 def test_folders_that_do_not_fit(data):
     with pytest.raises(InputError, match=r"there is no data folder '.*test/images'"):
         folders(data, "test")
