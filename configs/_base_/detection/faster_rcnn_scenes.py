@@ -2,12 +2,12 @@
 # with finer anchors and fewer regions.
 _base_ = "faster_rcnn_bccd.py"
 data_root = "work_dirs/scenes"
-epochs = 5
+epochs = 3
 classes = ("bird", "mammal", "fruit", "flower", "road sign", "vehicle")
 
 dataset = dict(data_root=data_root, metainfo=dict(classes=classes))
 train_dataloader = dict(
-    batch_size=8,
+    batch_size=4,
     dataset=dict(
         **dataset,
         ann_file="annotations/train.json",
@@ -21,7 +21,7 @@ train_dataloader = dict(
     ),
 )
 val_dataloader = dict(
-    batch_size=8,
+    batch_size=4,
     dataset=dict(
         **dataset,
         ann_file="annotations/val.json",
@@ -57,13 +57,7 @@ model = dict(
 )
 
 param_scheduler = [
-    dict(type="LinearLR", start_factor=0.01, end=1, convert_to_iter_based=True),
-    dict(
-        type="CosineAnnealingLR",
-        eta_min_ratio=0.01,
-        begin=1,
-        end=epochs,
-        convert_to_iter_based=True,
-    ),
+    dict(type="LinearLR", start_factor=0.05, by_epoch=False, end=50),
+    dict(type="CosineAnnealingLR", eta_min_ratio=0.01, end=epochs, convert_to_iter_based=True),
 ]
 train_cfg = dict(max_epochs=epochs, val_interval=1)
