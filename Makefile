@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo test test-mmcv-ext lint bench gpu gpu-tune gpu-peers clean
+.PHONY: install demo demo-detect demo-segment test test-mmcv-ext lint bench gpu gpu-tune gpu-peers clean
 
 install: .venv/installed
 
@@ -20,6 +20,13 @@ install: .venv/installed
 
 demo: install
 	$(BIN)/python tools/demo_classify.py
+
+# Cut-outs come from Debian's tuxpaint-stamps-default, by apt-get; ARGS="--sprites FOLDER" gives others.
+demo-detect: install
+	$(BIN)/python tools/demo_scenes.py detect $(ARGS)
+
+demo-segment: install
+	$(BIN)/python tools/demo_scenes.py segment $(ARGS)
 
 test: install lint .venv/peers
 	# Waiting OpenMP threads sleep instead of spinning: slower alone, many times faster on a busy machine.

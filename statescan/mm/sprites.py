@@ -64,6 +64,7 @@ def stamps(cache: str | Path) -> Path:
 
 def _unpack(folder: Path) -> Path:
     """Download the package into ``folder`` and unpack it there, which needs no root."""
+    print(f"downloading {PACKAGE}, 161 MB", flush=True)
     try:
         _run("apt-get", "download", PACKAGE, folder=folder)
         (package,) = folder.glob("*.deb")
