@@ -58,7 +58,7 @@ def circles(targets: int, frames: int, seed: int = 0) -> np.ndarray:
     columns = math.ceil(math.sqrt(targets))
     cell = 4 * PIXELS
     start = np.stack([np.arange(targets) % columns, np.arange(targets) // columns], 1) * cell
-    angle = rng.uniform(0, 2 * np.pi, targets) + np.linspace(0, 4 * np.pi, frames)[:, None]
+    angle = rng.uniform(0, 2 * np.pi, targets) + 0.2 * np.arange(frames)[:, None]
     centers = start + PIXELS * np.stack([np.cos(angle), np.sin(angle)], -1)
     centers = centers + rng.normal(0, PIXELS / 100, centers.shape)
     return np.concatenate([centers - PIXELS / 2, centers + PIXELS / 2], -1)

@@ -63,7 +63,12 @@ class Videos(NamedTuple):
 def parse_args() -> argparse.Namespace:
     """Command line of this tool."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--pets", default="data/pets09_s2l1", help="folder of gt.txt and det.txt")
+    parser.add_argument(
+        "--pets", type=Path, default=Path("data/pets09_s2l1"), help="folder of gt.txt and det.txt"
+    )
+    parser.add_argument(
+        "--own", metavar="FILE", help="a detector's detections.txt of PETS, from tools/track.py"
+    )
     parser.add_argument("--work-dir", type=Path, default=Path("work_dirs/compare_trackers"))
     parser.add_argument("--page", type=Path, default=PAGE, help="page whose table is replaced")
     parser.add_argument("--only", nargs="+", choices=ROWS.values(), default=list(ROWS.values()))
@@ -73,24 +78,27 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def read_pets(folder: str, name: str) -> Frames:
+def read_pets(path: str | Path) -> Frames:
     """The test frames of a file, from 1.
 
     Raises:
         InputError: It is not there.
     """
     try:
-        frames = mot_files.read(Path(folder) / name)
+        frames = mot_files.read(path)
     except (OSError, ValueError) as error:
         raise InputError(str(error)) from error
     return {i: frames.get(number, NO_BOXES) for i, number in enumerate(TEST, start=1)}
 
 
-def all_videos(pets: str) -> Iterator[Videos]:
-    """The three comparisons."""
-    truth, public = read_pets(pets, "gt.txt"), read_pets(pets, "det.txt")
+def all_videos(pets: Path, own: str | None) -> Iterator[Videos]:
+    """The comparisons."""
+    truth, public = read_pets(pets / "gt.txt"), read_pets(pets / "det.txt")
     title = "PETS09-S2L1, frames 401 to 795, public detections"
     yield Videos(title, "mtp_pets", {"pets": truth}, {"pets": public}, len(TEST))
+    if own:
+        title = "PETS09-S2L1, the same frames, our detector trained on the first 400"
+        yield Videos(title, "mtp_pets", {"pets": truth}, {"pets": read_pets(own)}, len(TEST))
     thinned = {f"drop{seed}": dropped(truth, 0.3, seed) for seed in DROPS}
     title = f"PETS09-S2L1, the same frames, ground truth without 30 % ({len(DROPS)} draws)"
     yield Videos(title, "mtp_pets", dict.fromkeys(thinned, truth), thinned, len(TEST))
@@ -157,36 +165,37 @@ def table(rows: dict[str, dict]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def into_page(page: Path, text: str) -> None:
-    """Replace what stands between the marks of a page.
+def around_table(page: Path) -> tuple[str, str]:
+    """What stands before and after the tables of a page, marks included.
 
     Raises:
         InputError: The page has no such marks.
     """
-    parts = page.read_text().split(BEGIN) if page.exists() else []
-    if len(parts) != 2 or END not in parts[1]:
+    text = page.read_text() if page.exists() else ""
+    if text.count(BEGIN) != 1 or text.count(END) != 1:
         raise InputError(f"{page} has no lines {BEGIN.strip()!r} and {END.strip()!r}")
-    after = parts[1].split(END, 1)[1]
-    atomic_write(page, f"{parts[0]}{BEGIN}\n{text}\n{END}{after}".encode())
+    return text.split(BEGIN)[0] + BEGIN, END + text.split(END)[1]
 
 
 def main() -> None:
     """Train, compare, write."""
     args = parse_args()
+    before, after = around_table(args.page)
     write_scenes(args.work_dir / "scenes")
-    roots = {"mtp_pets": args.pets, "mtp_scenes": str(args.work_dir / "scenes")}
+    roots = {"mtp_pets": str(args.pets), "mtp_scenes": str(args.work_dir / "scenes")}
     motions = {
         name: trained(name, root, args.work_dir, args.cfg_options) for name, root in roots.items()
     }
     sections, results = [], {}
-    for videos in all_videos(args.pets):
+    for videos in all_videos(args.pets, args.own):
         rows = tqdm(args.only, disable=not sys.stderr.isatty())
         found = {row: measure(videos, row, motions[videos.predictor]) for row in rows}
         results[videos.title] = found
         sections.append(f"### {videos.title}\n\n{table(found)}")
         print(sections[-1], flush=True)
     atomic_write(args.work_dir / "results.json", json.dumps(results, indent=1).encode())
-    into_page(args.page, "\n".join(sections))
+    tables = "\n".join(sections)
+    atomic_write(args.page, f"{before}\n{tables}\n{after}".encode())
 
 
 if __name__ == "__main__":

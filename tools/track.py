@@ -1,8 +1,9 @@
 #!/usr/bin/env python
 """Follow targets through a video: ``python tools/track.py VIDEO --detector CONFIG CHECKPOINT``.
 
-Writes the video with boxes, ids and ways (``tracks.mp4``), the tracks in MOTChallenge's form
-(``tracks.txt``) and a picture of them over time (``tracks.png``).
+Writes the video with boxes, ids and ways (``tracks.mp4``), the tracks and what they are made of in
+MOTChallenge's form (``tracks.txt``, ``detections.txt``) and a picture of tracks over time
+(``tracks.png``).
 """
 
 import argparse

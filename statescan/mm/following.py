@@ -152,10 +152,10 @@ class Follower:
 
 
 def as_boxes(tracked: InstanceData) -> Boxes:
-    """One frame of a MOTChallenge file, where ids are from 1."""
-    arrays = (tracked[name].cpu().numpy() for name in ("instances_id", "bboxes", "scores"))
-    ids, boxes, scores = arrays
-    return Boxes(ids + 1, boxes, scores)
+    """One frame of a MOTChallenge file: ids are from 1 there, and -1 where there are none."""
+    boxes, scores = (tracked[name].cpu().numpy() for name in ("bboxes", "scores"))
+    ids = tracked.instances_id.cpu().numpy() + 1 if "instances_id" in tracked else None
+    return Boxes(np.full(len(boxes), -1) if ids is None else ids, boxes, scores)
 
 
 def follow(tracker, detections: dict[int, Boxes], numbers: Iterable[int]) -> dict[int, Boxes]:

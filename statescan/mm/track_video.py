@@ -38,9 +38,10 @@ class TrackPainter:
 
 
 def track_video(frames: Frames, detect: Detect, tracker, folder: str | Path) -> dict[int, Boxes]:
-    """Follow targets; write ``tracks.mp4``, ``tracks.txt`` (MOTChallenge) and ``tracks.png``.
+    """Follow targets; write film, picture, tracks and detections, each whole or not at all.
 
-    Where a frame cannot be read, the video shows the one before it again.
+    The files are ``tracks.mp4``, ``tracks.png`` and, in MOTChallenge's form, ``tracks.txt`` and
+    ``detections.txt``. Where a frame cannot be read, the video shows the one before it again.
 
     Args:
         frames: The video.
@@ -54,12 +55,13 @@ def track_video(frames: Frames, detect: Detect, tracker, folder: str | Path) -> 
     Raises:
         InputError: No frame can be read.
     """
-    folder, tracks, sizes = Path(folder), {}, []
+    folder, detections, tracks, sizes = Path(folder), {}, {}, []
 
     def drawn() -> Iterator[np.ndarray]:
         step, draw, last = Follower(tracker), TrackPainter(), None
         for number, image in tqdm(frames, unit="frame", disable=None):
-            tracks[number] = as_boxes(step(detect(number, image)))
+            found = detect(number, image)
+            detections[number], tracks[number] = as_boxes(found), as_boxes(step(found))
             last = last if image is None else image
             if last is not None:
                 sizes.append(last.shape[1::-1])
@@ -68,6 +70,7 @@ def track_video(frames: Frames, detect: Detect, tracker, folder: str | Path) -> 
 
     if not write_video(folder / "tracks.mp4", frames.rate, drawn()):
         raise InputError(f"no frame of {str(frames.path)!r} can be read")
+    mot_files.write(folder / "detections.txt", detections.items())
     mot_files.write(folder / "tracks.txt", tracks.items())
     ids = {int(i) for found in tracks.values() for i in found.ids}
     title = f"{frames.path.name}: {len(ids)} targets in {len(tracks)} frames"

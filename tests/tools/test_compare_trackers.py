@@ -29,6 +29,7 @@ def tool(tmp_path, monkeypatch):
 
     def run(*more):
         options = ("model.predictor.dim=8", "model.predictor.depth=1", "train_cfg.max_epochs=1")
+        options += ("train_cfg.val_interval=1", "val_dataloader.dataset.frames=[21,45]")
         command = [
             *("compare_trackers.py", "--pets", tmp_path / "pets", "--work-dir", tmp_path / "work"),
             *("--page", tmp_path / "page.md", *more, "--cfg-options", *options),
@@ -68,3 +69,4 @@ def test_a_page_without_marks_is_left_alone(tool, tmp_path):
     with pytest.raises(ValueError, match=r"page\.md has no lines"):
         tool("--only", "stationary")
     assert (tmp_path / "page.md").read_text() == "mine"
+    assert not (tmp_path / "work").exists()  # said before anything is computed

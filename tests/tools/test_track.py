@@ -93,7 +93,10 @@ def test_a_folder_with_a_damaged_frame(folder, run, tracker):
     assert len(shown) == FRAMES
     assert np.abs(shown[6].astype(int) - image(7)).max() > 60  # something is drawn
     assert cv2.imread(str(out / "tracks.png")).shape == (600, 1400, 3)
-    assert sorted(p.name for p in out.iterdir()) == ["tracks.mp4", "tracks.png", "tracks.txt"]
+    names = ["detections.txt", "tracks.mp4", "tracks.png", "tracks.txt"]
+    assert sorted(path.name for path in out.iterdir()) == names
+    found = mot_files.read(out / "detections.txt")
+    assert [frame.ids.tolist() for frame in found.values()] == [[-1]] * FRAMES
 
 
 def test_a_video_that_ends_early(video, folder, run):
@@ -142,7 +145,7 @@ def test_our_detector_feeds_the_tracker(folder, run):
         ({"--detections": "none.txt"}, "none.txt"),
         ({"--detections": "video.mp4"}, "video.mp4, line 1, is .*, expected at least frame, id"),
         ({"--tracker": "kalmann"}, "there is no config 'kalmann'"),
-        ({"--tracker": "mtp"}, "mtp_pets/epoch_60.pth' does not exist"),
+        ({"--tracker": "mtp"}, "mtp_pets/epoch_30.pth' does not exist"),
     ],
 )
 def test_bad_input_is_a_sentence(folder, video, run, change, sentence):

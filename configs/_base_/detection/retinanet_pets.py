@@ -3,10 +3,8 @@
 # pixels, a thin pyramid and heads. The data are what this writes:
 #   python tools/mot_to_coco.py vtest.avi gt.txt data/pets09_coco --split train 1 400 \
 #       --split test 401 795
-_base_ = ["../runtime.py", "mmdet::_base_/models/retinanet_r50_fpn.py"]
+_base_ = ["../from_scratch.py", "mmdet::_base_/models/retinanet_r50_fpn.py"]
 default_scope = "mmdet"
-runner_type = "StateScanRunner"
-env_cfg = dict(torch_threads=1)
 data_root = "data/pets09_coco"
 epochs, size = 6, (512, 384)
 
@@ -69,12 +67,6 @@ model = dict(
     ),
 )
 
-optim_wrapper = dict(
-    type="OptimWrapper",
-    constructor="TimmOptimWrapperConstructor",
-    optimizer=dict(type="AdamW", lr=1e-3, weight_decay=0.05),
-    clip_grad=dict(max_norm=5.0),
-)
 param_scheduler = [
     dict(type="LinearLR", start_factor=0.01, end=100, by_epoch=False),
     dict(type="CosineAnnealingLR", eta_min_ratio=0.01, end=epochs, convert_to_iter_based=True),

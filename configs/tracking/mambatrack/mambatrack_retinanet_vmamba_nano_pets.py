@@ -20,7 +20,7 @@ model = dict(
         motion=dict(
             type="LearnedMotion",
             predictor=dict(dim=64, depth=3, steps=10),
-            checkpoint="work_dirs/mtp_pets/epoch_60.pth",
+            checkpoint="work_dirs/mtp_pets/epoch_30.pth",
         ),
         new_score=0.6,
         patience=30,

@@ -6,12 +6,14 @@ dim, steps = 64, 10
 model = dict(predictor=dict(dim=dim, steps=steps))
 
 windows = dict(files=["gt.txt"], shortest=1)
-train_dataloader = dict(dataset=dict(**windows, frames=(1, 400), jitter=0.4))
+# Over the training frames det.txt is off gt.txt by 4 to 14 % of the boxes' sizes from one frame to
+# the next: here by 7.5 %, one and a half twentieths.
+train_dataloader = dict(dataset=dict(**windows, frames=(1, 400), jitter=1.5))
 val_dataloader = dict(dataset=dict(**windows, frames=(401, 795)))
 test_dataloader = val_dataloader
 
 # The published schedule peaks at 6e-3 for these sizes, where the loss jumps: a fifth of it.
 optim_wrapper = dict(optimizer=dict(lr=0.2), clip_grad=dict(max_norm=1.0))
 param_scheduler = dict(dim=dim, warmup=400)
-train_cfg = dict(max_epochs=60, val_interval=5)
+train_cfg = dict(max_epochs=30, val_interval=5)
 env_cfg = dict(torch_threads=1)
