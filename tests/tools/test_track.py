@@ -145,7 +145,7 @@ def test_our_detector_feeds_the_tracker(folder, run):
         ({"--detections": "none.txt"}, "none.txt"),
         ({"--detections": "video.mp4"}, "video.mp4, line 1, is .*, expected at least frame, id"),
         ({"--tracker": "kalmann"}, "there is no config 'kalmann'"),
-        ({"--tracker": "mtp"}, "mtp_pets/epoch_30.pth' does not exist"),
+        ({"--tracker": "mtp"}, "mtp_pets/epoch_15.pth' does not exist"),
     ],
 )
 def test_bad_input_is_a_sentence(folder, video, run, change, sentence):

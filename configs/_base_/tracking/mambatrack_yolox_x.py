@@ -22,4 +22,4 @@ model = dict(
         patience=30,
     ),
 )
-default_hooks = dict(checkpoint=dict(backend_args=dict(backend="statescan_atomic")))
+default_hooks = dict(checkpoint=dict(type="SafeCheckpointHook"))

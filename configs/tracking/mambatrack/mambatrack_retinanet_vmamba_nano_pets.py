@@ -1,5 +1,6 @@
 # PETS09-S2L1 end to end with what is trained on its first 400 frames: the detector
 # retinanet_vmamba_nano_pets and the motion predictor mtp_pets.
+# They are trained by their own configs; tools/track.py brings them together.
 _base_ = "../../detection/from_scratch/retinanet_vmamba_nano_pets.py"
 
 detector = _base_.model
@@ -20,7 +21,7 @@ model = dict(
         motion=dict(
             type="LearnedMotion",
             predictor=dict(dim=64, depth=3, steps=10),
-            checkpoint="work_dirs/mtp_pets/epoch_30.pth",
+            checkpoint="work_dirs/mtp_pets/epoch_15.pth",
         ),
         new_score=0.6,
         patience=30,

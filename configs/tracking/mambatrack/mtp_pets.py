@@ -15,5 +15,5 @@ test_dataloader = val_dataloader
 # The published schedule peaks at 6e-3 for these sizes, where the loss jumps: a fifth of it.
 optim_wrapper = dict(optimizer=dict(lr=0.2), clip_grad=dict(max_norm=1.0))
 param_scheduler = dict(dim=dim, warmup=400)
-train_cfg = dict(max_epochs=30, val_interval=5)
+train_cfg = dict(max_epochs=15, val_interval=5)
 env_cfg = dict(torch_threads=1)
