@@ -138,8 +138,9 @@ def test_a_detector_with_another_backbone(config, tmp_path):
 
 def test_a_misspelt_backbone_is_one_sentence(monkeypatch, tmp_path):
     command = ["tools/train.py", "mask_rcnn_vmamba_tiny_s1l8_1x_coco"]
-    options = ["--work-dir", str(tmp_path), "--cfg-options", "model.backbone.name=vmamba_tiny_sl18"]
-    monkeypatch.setattr("sys.argv", command + options)
+    options = [f"data_root={tmp_path}", "model.backbone.name=vmamba_tiny_sl18"]
+    arguments = ["--work-dir", str(tmp_path), "--cfg-options", *options]
+    monkeypatch.setattr("sys.argv", command + arguments)
     with pytest.raises(SystemExit) as exit:
         runpy.run_path(str(ROOT / command[0]), run_name="__main__")
     assert exit.value.code == (
