@@ -67,9 +67,10 @@ def constant_boxes_map(train: str | Path, val: str | Path) -> float:
 
 
 def pixel_counts(maps: Iterable[str | Path], classes: int) -> np.ndarray:
-    """(classes,) how many pixels of PNG label maps are of each class."""
+    """(classes,) how many pixels of PNG label maps are of each class; higher numbers are void."""
     return sum(
-        np.bincount(np.asarray(Image.open(path)).ravel(), minlength=classes) for path in maps
+        np.bincount(np.asarray(Image.open(path)).ravel(), minlength=classes)[:classes]
+        for path in maps
     )
 
 

@@ -17,6 +17,7 @@ from .errors import InputError
 WRITERS = {
     "CocoMetric": "outfile_prefix",
     "IoUMetric": "output_dir",
+    "ClasswiseIoU": "output_dir",
     "ClassificationMetric": "predictions",
     "MotionMetric": "predictions",
 }

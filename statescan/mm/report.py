@@ -71,30 +71,44 @@ def draw_classes(image: np.ndarray, classes: np.ndarray, palette: Sequence) -> n
     return drawn
 
 
-def draw_truth(sample) -> np.ndarray:
-    """What is true of a sample of MMDetection or MMSegmentation, on its image: (H, W, 3) RGB."""
-    return _draw(sample, "gt", slice(None))
+def draw_truth(sample, palette: Sequence | None = None) -> np.ndarray:
+    """What is true of a data sample of MMDetection or MMSegmentation, drawn on its image.
+
+    Args:
+        sample: With the path of its image, and in that image's coordinates.
+        palette: (R, G, B) of each class of a label map.
+
+    Returns:
+        (H, W, 3) uint8, RGB.
+    """
+    if "gt_sem_seg" in sample:
+        return draw_classes(_read(sample), _label_map(sample.gt_sem_seg), palette)
+    return _draw_found(sample, sample.gt_instances)
 
 
-def draw_prediction(sample, threshold: float = 0.5) -> np.ndarray:
-    """What a model says of a sample, objects of scores over ``threshold``: (H, W, 3) RGB."""
-    chosen = slice(None)
-    if "pred_instances" in sample:
-        chosen = (sample.pred_instances.scores > threshold).cpu().numpy()
-    return _draw(sample, "pred", chosen)
+def draw_prediction(sample, palette: Sequence | None = None, threshold: float = 0.5) -> np.ndarray:
+    """What a model says of a sample, as :func:`draw_truth`; objects over a ``threshold``."""
+    if "pred_sem_seg" in sample:
+        return draw_classes(_read(sample), _label_map(sample.pred_sem_seg), palette)
+    found = sample.pred_instances
+    return _draw_found(sample, found[found.scores > threshold])
 
 
-def _draw(sample, which: str, chosen) -> np.ndarray:
-    image = np.array(Image.open(sample.img_path).convert("RGB"))
-    if f"{which}_sem_seg" in sample:
-        classes = getattr(sample, f"{which}_sem_seg").data.squeeze(0).cpu().numpy()
-        return draw_classes(image, classes, sample.palette)
-    found = getattr(sample, f"{which}_instances")
-    boxes = np.asarray(getattr(found.bboxes, "tensor", found.bboxes).cpu())
+def _read(sample) -> np.ndarray:
+    return np.array(Image.open(sample.img_path).convert("RGB"))
+
+
+def _label_map(pixels) -> np.ndarray:
+    return pixels.data.squeeze(0).cpu().numpy()
+
+
+def _draw_found(sample, found) -> np.ndarray:
+    """Boxes or, where there are any, masks of MMDetection's instances, as they come or packed."""
+    boxes = getattr(found.bboxes, "tensor", found.bboxes).cpu().numpy()
     masks = found.get("masks")
     if masks is not None:
-        masks = np.asarray(getattr(masks, "masks", masks))[chosen]
-    return draw_instances(image, boxes[chosen], found.labels.cpu().numpy()[chosen], masks)
+        masks = np.asarray(getattr(masks, "masks", masks))
+    return draw_instances(_read(sample), boxes, found.labels.cpu().numpy(), masks)
 
 
 def draw_report(

@@ -4,7 +4,7 @@
 _base_ = ["../from_scratch.py", "mmdet::_base_/models/mask-rcnn_r50_fpn.py"]
 default_scope = "mmdet"
 data_root = "data/dsb2018"
-epochs = 10
+epochs = 6
 classes = ("nucleus",)
 
 loader = dict(num_workers=0, batch_size=4)

@@ -47,13 +47,13 @@ test_dataloader = val_dataloader
 val_evaluator = dict(type="ClasswiseIoU")
 test_evaluator = val_evaluator
 
-norm_cfg = dict(type="BN")
+head = dict(num_classes=11, norm_cfg=dict(type="BN"), loss_decode=dict(avg_non_ignore=True))
 model = dict(
     data_preprocessor=dict(size=(144, 192)),
     pretrained=None,
     backbone=dict(_delete_=True, type="StateScanBackbone"),
-    decode_head=dict(channels=64, num_classes=11, norm_cfg=norm_cfg),
-    auxiliary_head=dict(channels=32, num_classes=11, norm_cfg=norm_cfg),
+    decode_head=dict(channels=64, **head),
+    auxiliary_head=dict(channels=32, **head),
 )
 
 param_scheduler = [
