@@ -4,7 +4,7 @@
 _base_ = ["../from_scratch.py", "mmdet::_base_/models/mask-rcnn_r50_fpn.py"]
 default_scope = "mmdet"
 data_root = "data/dsb2018"
-epochs = 6
+epochs = 4
 classes = ("nucleus",)
 
 loader = dict(num_workers=0, batch_size=4)
@@ -26,7 +26,7 @@ train_dataloader = dict(
             dict(type="LoadImageFromFile"),
             dict(type="LoadAnnotations", with_bbox=True, with_mask=True),
             dict(type="RandomResize", scale=(256, 256), ratio_range=(0.8, 1.25), keep_ratio=True),
-            dict(type="RandomCrop", crop_size=(160, 160)),
+            dict(type="RandomCrop", crop_size=(128, 128)),
             dict(type="RandomFlip", prob=0.75, direction=["horizontal", "vertical", "diagonal"]),
             dict(type="PackDetInputs"),
         ],
@@ -71,7 +71,7 @@ model = dict(
         mask_head=dict(num_convs=2, in_channels=64, conv_out_channels=64, num_classes=1),
     ),
     train_cfg=dict(
-        rpn_proposal=dict(nms_pre=500, max_per_img=250), rcnn=dict(sampler=dict(num=128))
+        rpn_proposal=dict(nms_pre=500, max_per_img=250), rcnn=dict(sampler=dict(num=64))
     ),
     test_cfg=dict(rpn=dict(nms_pre=500, max_per_img=250)),
 )
