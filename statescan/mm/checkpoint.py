@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from mmengine.fileio import LocalBackend, register_backend
-from torch import nn
+from torch import Tensor, nn
 
 from ..backbones import read_checkpoint, read_plain, without_logs
 from ..files import atomic_write
@@ -91,15 +91,17 @@ def read_training_checkpoint(
     """Read a checkpoint of plain data (tensors, numbers, text, lists, dicts).
 
     Args:
-        path: File written by ``tools/train.py``.
+        path: File written by ``tools/train.py``, or one of weights alone.
         map_location: Device for its tensors, as in :func:`torch.load`.
-        required: Keys it must have.
+        required: Keys it must have; weights alone are ``"state_dict"``.
 
     Raises:
         InputError: The file is missing, damaged, holds other Python objects, or lacks a key.
     """
     with as_input_errors(), without_logs():
         checkpoint = read_plain(path, map_location)
+    if isinstance(checkpoint, dict) and {type(v) for v in checkpoint.values()} == {Tensor}:
+        checkpoint = {"state_dict": checkpoint}
     _check_keys(path, checkpoint, required)
     return checkpoint
 

@@ -43,8 +43,9 @@ class MaskFolders(BaseSegDataset):
     }
 
     @classmethod
-    def get_label_map(cls, new_classes=None) -> None:
-        """No numbers change: other classes are other names."""
+    def get_label_map(cls, new_classes=None) -> dict[int, int]:
+        """Numbers in the files that stand for another one; other classes are other names alone."""
+        return {255: 1}
 
     def load_data_list(self) -> list[dict]:
         """Paths of every image and its mask, by name."""
@@ -53,7 +54,7 @@ class MaskFolders(BaseSegDataset):
         )
         _check_partners(images, masks, "mask")
         _check_partners(masks, images, "image")
-        common = {"label_map": None, "reduce_zero_label": False}
+        common = {"label_map": self.label_map, "reduce_zero_label": False}
         return [
             {"img_path": str(images[k]), "seg_map_path": str(masks[k]), "seg_fields": [], **common}
             for k in sorted(images)
@@ -87,28 +88,27 @@ def _check_partners(files: dict[str, Path], others: dict[str, Path], wanted: str
 
 
 @TRANSFORMS.register_module()
-class BinaryMask(BaseTransform):
-    """Make a mask of 0 and 255, or 0 and 1, one of 0 and 1; stands behind ``LoadAnnotations``.
+class CheckMask(BaseTransform):
+    """Refuse what is no binary mask of its image; stands behind ``LoadAnnotations``.
 
     Raises:
-        InputError: The mask is not of its image's size, or has other values.
+        InputError: The mask is not of its image's size, or has other values than 0 and 1 (after
+            `MaskFolders` has made a 1 of 255).
     """
 
     def transform(self, results: dict) -> dict:
-        """Check and convert ``gt_seg_map`` (H, W), where there is one."""
+        """Check ``gt_seg_map`` (H, W), where there is one."""
         mask = results.get("gt_seg_map")
         if mask is None:
             return results
         name, size = results.get("seg_map_path", "gt_seg_map"), results["img"].shape[:2]
         if mask.shape != size:
             raise InputError(f"mask {name} has shape {mask.shape}, its image has {size}")
-        values = np.unique(mask).tolist()
-        if not (set(values) <= {0, 1} or set(values) <= {0, 255}):
+        if mask.max() > 1:
             raise InputError(
-                f"mask {name} has {len(values)} values, {values[-2:]} the largest, expected 0 for"
-                " the background and either 1 or 255 for the foreground"
+                f"mask {name} has the value {mask[mask > 1].max()}, expected 0 for the background"
+                " and 1 or 255 for the foreground"
             )
-        results["gt_seg_map"] = (mask > 0).astype(np.uint8)
         return results
 
 
@@ -131,17 +131,18 @@ class StretchContrast(BaseTransform):
 
 
 @TRANSFORMS.register_module()
-class ResizeForGood(Resize):
-    """mmcv's ``Resize`` after which nothing is scaled back: masks are predicted and scored there.
+class ResizeWithMask(Resize):
+    """mmcv's ``Resize``, after which a mask that was resized too is what predictions are scored by.
 
-    mmseg scales predictions to ``ori_shape``, the size on disk. MHS-VM's figures are of masks
-    resized with their images.
+    mmseg scales predictions to ``ori_shape``, the size on disk; MHS-VM's figures are of masks
+    resized with their images. An image without a mask keeps its ``ori_shape``.
     """
 
     def transform(self, results: dict) -> dict:
-        """Resize all that ``Resize`` does and take the new size for the original one."""
+        """Resize all that ``Resize`` does."""
         results = super().transform(results)
-        results["ori_shape"] = results["img_shape"]
+        if "gt_seg_map" in results:
+            results["ori_shape"] = results["img_shape"]
         return results
 
 

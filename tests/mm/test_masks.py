@@ -7,15 +7,15 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
-from mmengine.registry import DATASETS, PARAM_SCHEDULERS, DefaultScope
+from mmengine.registry import PARAM_SCHEDULERS, DefaultScope
 from PIL import Image
 
 from statescan.mm import InputError, StateScanRunner
 from statescan.mm.masks import (
-    BinaryMask,
+    CheckMask,
     ForegroundMetric,
     MaskFolders,
-    ResizeForGood,
+    ResizeWithMask,
     StretchContrast,
 )
 
@@ -48,9 +48,9 @@ def data(tmp_path):
     return tmp_path
 
 
-def folders(root, split="train"):
+def folders(root, split="train", **kwargs):
     prefix = {"img_path": f"{split}/images", "seg_map_path": f"{split}/masks"}
-    return MaskFolders(data_root=str(root), data_prefix=prefix)
+    return MaskFolders(data_root=str(root), data_prefix=prefix, **kwargs)
 
 
 def recipe(data, work_dir, **options):
@@ -66,6 +66,13 @@ def recipe(data, work_dir, **options):
     return config
 
 
+def dataset_of(data):
+    """The training images as they are read, without augmentation."""
+    steps = ("LoadImageFromFile", "LoadAnnotations", "CheckMask", "PackSegInputs")
+    with DefaultScope.overwrite_default_scope("mmseg"):
+        return folders(data, pipeline=[{"type": step} for step in steps])
+
+
 def test_images_find_their_masks_by_name(data):
     (data / "train/images/LICENSE.txt").write_text("not an image")
     items = folders(data).load_data_list()
@@ -77,10 +84,8 @@ def test_images_find_their_masks_by_name(data):
 
 def test_other_objects_have_other_names(data):
     meta = {"classes": ("background", "nucleus"), "palette": [[0, 0, 0], [0, 255, 0]]}
-    prefix = {"img_path": "val/images", "seg_map_path": "val/masks"}
-    dataset = MaskFolders(data_root=str(data), data_prefix=prefix, metainfo=meta)
+    dataset = folders(data, "val", metainfo=meta)
     assert (dataset.metainfo["classes"], dataset.metainfo["palette"]) == tuple(meta.values())
-    assert dataset[0]["label_map"] is None
 
 
 def test_folders_that_do_not_fit(data):
@@ -104,42 +109,35 @@ def test_folders_that_do_not_fit(data):
 
 
 @pytest.mark.parametrize("values", [(0, 255), (0, 1), (0, 0), (255, 255), (1, 1)], ids=str)
-def test_masks_of_255_or_1_are_the_same(values):
-    mask = np.array([values, values[::-1]], np.uint8)
-    results = BinaryMask()({"img": np.zeros((2, 2, 3)), "gt_seg_map": mask})
-    assert results["gt_seg_map"].dtype == np.uint8
-    assert np.array_equal(results["gt_seg_map"], mask > 0)
+def test_masks_of_255_or_1_are_the_same(values, data):
+    mask = np.full((40, 56), values[0], np.uint8)
+    mask[:20] = values[1]
+    write(data / "train/masks/ISIC_a_segmentation.png", mask)
+    labels = dataset_of(data)[0]["data_samples"].gt_sem_seg.data
+    assert torch.equal(labels[0], torch.from_numpy(mask > 0).long())
 
 
 @pytest.mark.parametrize(
     ("mask", "sentence"),
     [
-        (np.zeros((3, 2), np.uint8), r"mask a\.png has shape \(3, 2\), its image has \(2, 2\)"),
-        (np.zeros((2, 2, 3), np.uint8), r"mask a\.png has shape \(2, 2, 3\), its image has"),
-        (np.array([[0, 1], [2, 3]], np.uint8), r"has 4 values, \[2, 3\] the largest, expected 0"),
-        (np.array([[0, 1], [1, 255]], np.uint8), r"has 3 values, \[1, 255\] the largest"),
-        (np.array([[0, 128], [0, 0]], np.uint8), r"has 2 values, \[0, 128\] the largest"),
+        (np.zeros((30, 56), np.uint8), r"has shape \(30, 56\), its image has \(40, 56\)"),
+        (np.zeros((40, 56, 3), np.uint8), r"has shape \(40, 56, 3\), its image has"),
+        (np.full((40, 56), 2, np.uint8), r"has the value 2, expected 0 .* and 1 or 255"),
+        (np.full((40, 56), 128, np.uint8), r"has the value 128, expected"),
     ],
-    ids=["size", "colours", "classes", "mixed", "grey"],
+    ids=["size", "colours", "classes", "grey"],
 )
-def test_masks_that_are_none(mask, sentence):
-    results = {"img": np.zeros((2, 2, 3)), "gt_seg_map": mask, "seg_map_path": "a.png"}
-    with pytest.raises(InputError, match=sentence):
-        BinaryMask()(results)
-
-
-def test_a_bad_mask_of_a_data_set_is_named(data):
-    write(data / "train/masks/ISIC_a_segmentation.png", np.zeros((9, 9), np.uint8))
-    config = Config.fromfile(CONFIG)
-    config.train_dataloader.dataset.data_root = str(data)
-    with DefaultScope.overwrite_default_scope("mmseg"):
-        dataset = DATASETS.build(config.train_dataloader.dataset)
-    with pytest.raises(InputError, match=r"mask .*ISIC_a_segmentation\.png has shape \(9, 9\)"):
-        dataset[0]
+def test_masks_that_are_none(mask, sentence, data):
+    write(data / "train/masks/ISIC_a_segmentation.png", mask)
+    with pytest.raises(InputError, match=rf"mask .*ISIC_a_segmentation\.png {sentence}"):
+        dataset_of(data)[0]
 
 
 def test_images_to_predict_have_no_mask():
-    assert "gt_seg_map" not in BinaryMask()({"img": np.zeros((2, 2, 3))})
+    results = CheckMask()({"img": np.zeros((8, 9, 3)), "ori_shape": (8, 9)})
+    results = ResizeWithMask(scale=(6, 4), keep_ratio=False)(results)
+    assert "gt_seg_map" not in results
+    assert (results["ori_shape"], results["img_shape"]) == ((8, 9), (4, 6))
 
 
 @pytest.mark.parametrize(("mean", "deviation"), [(157.561, 26.706), (0.0, 1.0)])
@@ -156,10 +154,10 @@ def test_an_image_of_one_value_becomes_black():
     assert not StretchContrast()({"img": np.full((2, 2, 3), 77, np.uint8)})["img"].any()
 
 
-def test_resizing_for_good_is_not_scaled_back():
+def test_a_mask_is_scored_at_the_size_it_was_resized_to():
     results = {"img": np.zeros((8, 9, 3)), "gt_seg_map": np.eye(8, 9), "ori_shape": (8, 9)}
     results["seg_fields"] = ["gt_seg_map"]
-    results = ResizeForGood(scale=(6, 4), keep_ratio=False)(results)
+    results = ResizeWithMask(scale=(6, 4), keep_ratio=False)(results)
     assert results["ori_shape"] == results["img_shape"] == results["gt_seg_map"].shape == (4, 6)
 
 

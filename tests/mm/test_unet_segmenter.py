@@ -12,8 +12,7 @@ from mmseg.structures import SegDataSample
 
 from statescan.backbones.mhs_vm import from_official_kwargs
 from statescan.mm import InputError
-from statescan.mm.backbone import rename_backbones
-from statescan.mm.checkpoint import check_fits
+from statescan.mm.backbone import read_fitting, rename_backbones
 from statescan.mm.unet import BceDiceLoss, LogitsHead, StateScanUNet
 
 CASES = [load_case(name) for name in case_names(["mhs_vm"])]
@@ -95,13 +94,12 @@ def test_predictions_are_the_official_masks(case):
 
 
 @by_case
-def test_the_authors_file_is_a_checkpoint_of_the_whole_segmenter(case):
+def test_the_authors_file_is_a_checkpoint_of_the_whole_segmenter(case, tmp_path):
     model = official(case)
-    renamed = rename_backbones(case.group("sd."), model)
-    check_fits("best.pth", renamed, model)
-    model.load_state_dict(renamed)
+    weights = read_fitting(written(case, tmp_path), model)["state_dict"]
+    model.load_state_dict(weights)
     again = rename_backbones(model.state_dict(), model)
-    assert all(torch.equal(again[k], v) for k, v in model.state_dict().items())
+    assert all(torch.equal(again[k], v) for k, v in weights.items())
 
 
 def test_weights_are_read_strictly(tmp_path):

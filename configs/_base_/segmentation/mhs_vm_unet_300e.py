@@ -20,7 +20,7 @@ train_dataloader = dict(
         pipeline=[
             dict(type="LoadImageFromFile"),
             dict(type="LoadAnnotations"),
-            dict(type="BinaryMask"),
+            dict(type="CheckMask"),
             dict(type="StretchContrast"),
             dict(type="RandomFlip", prob=0.75, direction=["horizontal", "vertical", "diagonal"]),
             dict(type="RandomRotate", prob=0.5, degree=(0.0, 360.0), seg_pad_val=0),
@@ -40,9 +40,9 @@ val_dataloader = dict(
         pipeline=[
             dict(type="LoadImageFromFile"),
             dict(type="LoadAnnotations"),
-            dict(type="BinaryMask"),
+            dict(type="CheckMask"),
             dict(type="StretchContrast"),
-            dict(type="ResizeForGood", scale=size, keep_ratio=False),
+            dict(type="ResizeWithMask", scale=size, keep_ratio=False),
             dict(type="PackSegInputs"),
         ],
     ),

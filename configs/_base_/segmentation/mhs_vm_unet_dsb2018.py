@@ -25,7 +25,7 @@ train_dataloader = dict(
         pipeline=[
             dict(type="LoadImageFromFile"),
             dict(type="LoadAnnotations"),
-            dict(type="BinaryMask"),
+            dict(type="CheckMask"),
             dict(type="StretchContrast"),
             dict(type="RandomResize", scale=(256, 256), ratio_range=(0.8, 1.25), keep_ratio=True),
             dict(type="RandomCrop", crop_size=size),
@@ -45,7 +45,7 @@ val_dataloader = dict(
         pipeline=[
             dict(type="LoadImageFromFile"),
             dict(type="LoadAnnotations"),
-            dict(type="BinaryMask"),
+            dict(type="CheckMask"),
             dict(type="StretchContrast"),
             dict(type="PackSegInputs"),
         ],
