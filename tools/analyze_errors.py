@@ -15,6 +15,7 @@ from mmengine.config import Config, DictAction
 from statescan.mm import InputError, find_config, load_config
 from statescan.mm.checkpoint import atomic_write
 from statescan.mm.drawing import Painter
+from statescan.mm.inference import building
 from statescan.mm.launch import run_tool
 from statescan.mm.picture import draw_confusion, draw_sheet
 from statescan.mm.samples import build_dataset
@@ -47,8 +48,9 @@ def find_errors(config: Config, predictions: str, threshold: float):
     Raises:
         InputError: The data are of neither kind, missing, or do not fit the predictions.
     """
-    from mmdet.datasets import CocoDataset
-    from mmseg.datasets import BaseSegDataset
+    with building(config):
+        from mmdet.datasets import CocoDataset
+        from mmseg.datasets import BaseSegDataset
 
     from statescan.mm.detection_errors import DetectionErrors
     from statescan.mm.segmentation_errors import SegmentationErrors

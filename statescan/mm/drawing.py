@@ -76,6 +76,7 @@ class Painter:
         masks = labels == present[:, None, None]
         found = sv.Detections(sv.mask_to_xyxy(masks), masks, class_id=present)
         drawn = sv.MaskAnnotator(self.palette, opacity=0.5).annotate(image.copy(), found)
+        found.mask = np.array([*map(_largest_region, masks)], dtype=bool).reshape(masks.shape)
         return self._names(drawn, found, sv.Position.CENTER_OF_MASS)
 
     def answer(self, image: np.ndarray, scores: np.ndarray) -> np.ndarray:
@@ -108,6 +109,12 @@ class Painter:
             text_position=where,
         )
         return annotator.annotate(image, anchors, labels=texts)
+
+
+def _largest_region(mask: np.ndarray) -> np.ndarray:
+    """The largest connected part of a (H, W) mask that is not empty."""
+    _, regions, statistics, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8))
+    return regions == 1 + statistics[1:, cv2.CC_STAT_AREA].argmax()
 
 
 def _readable_on(color: sv.Color) -> sv.Color:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import io
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,13 @@ def in_scope(config: Config):
     return DefaultScope.overwrite_default_scope(config.get("default_scope") or "mmengine")
 
 
+@contextmanager
+def building(config: Config) -> Iterator[None]:
+    """:func:`in_scope`, without what mmdet, mmseg and pycocotools print when they are loaded."""
+    with in_scope(config), redirect_stdout(io.StringIO()):
+        yield
+
+
 def test_dataset(config: Config) -> ConfigDict:
     """The config of the test data, inside of wrappers; of several the first."""
     return next(innermost(config.test_dataloader.dataset))
@@ -35,8 +44,8 @@ def read_metainfo(config: Config) -> dict:
     The data themselves are read only where nothing else names their classes.
     """
     dataset = test_dataset(config)
-    with in_scope(config):
-        kind = DATASETS.get(dataset.type)
+    with building(config), DATASETS.switch_scope_and_registry(None) as registry:
+        kind = registry.get(dataset.type)
         own = {**getattr(kind, "METAINFO", {}), **(dataset.get("metainfo") or {})}
         classes = own.get("classes") or _classes_of_data(dataset)
     return {"classes": tuple(classes), "palette": own.get("palette")}
@@ -66,7 +75,7 @@ class Predictor:
     def __init__(self, config: Config, checkpoint: str | Path, device: str | None = None):
         self.config = config
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        with in_scope(config):
+        with building(config):
             self.model = MODELS.build(config.model)
             self.prepare = _build_preparation(config)
         self.model.load_state_dict(read_fitting(checkpoint, self.model)["state_dict"])

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import io
-from contextlib import redirect_stdout
-
 import numpy as np
 from mmengine.config import Config
 from mmengine.dataset import BaseDataset
@@ -14,7 +11,7 @@ from mmengine.runner import set_random_seed
 from .data_root import check_data
 from .drawing import Painter
 from .errors import InputError
-from .inference import in_scope
+from .inference import building, in_scope
 
 
 def build_dataset(config: Config, split: str) -> BaseDataset:
@@ -28,8 +25,7 @@ def build_dataset(config: Config, split: str) -> BaseDataset:
     if not loader:
         raise InputError(f"the config has no {split}_dataloader")
     try:
-        # MMDetection and pycocotools report what they load
-        with in_scope(config), redirect_stdout(io.StringIO()):
+        with building(config):
             return DATASETS.build(loader.dataset)
     except InputError:
         raise

@@ -70,6 +70,16 @@ def test_label_maps_leave_other_numbers_bare(painter):
     assert (drawn[70:] == 128).all()
 
 
+def test_a_name_stands_in_its_largest_region(painter):
+    labels = np.full((120, 160), 255)
+    labels[20:60, 10:50] = 1
+    labels[110:, 150:] = 1
+    drawn = painter.label_map(GREY, labels)
+    ground = (drawn == BLUE).all(axis=-1)  # opaque, unlike the region
+    assert ground[30:50, 15:45].any()
+    assert not ground[:, 60:].any()
+
+
 def test_a_map_without_any_class_is_bare(painter):
     assert np.array_equal(painter.label_map(GREY, np.full((120, 160), 255)), GREY)
 

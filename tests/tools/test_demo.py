@@ -12,7 +12,7 @@ from mmengine.dataset import pseudo_collate
 
 from statescan.mm import load_config
 from statescan.mm.drawing import Painter
-from statescan.mm.inference import Predictor, in_scope
+from statescan.mm.inference import Predictor, in_scope, read_metainfo
 from statescan.mm.media import read_image
 from statescan.mm.samples import build_dataset
 
@@ -123,6 +123,17 @@ def test_finds_what_an_evaluation_of_the_file_finds(data, task):
     else:
         assert found.pred_sem_seg.data.shape == (1, *SIZE)
         assert torch.equal(found.pred_sem_seg.data, expected.pred_sem_seg.data)
+
+
+def test_classes_and_colours_of_the_kind_of_data(data):
+    config = load_config(data / "detection.py")
+    assert read_metainfo(config)["classes"] == ("red", "blue")
+    del config.test_dataloader.dataset["metainfo"]
+    coco = read_metainfo(config)
+    assert (len(coco["classes"]), len(coco["palette"]), coco["classes"][0]) == (80, 80, "person")
+    config = load_config(data / "segmentation.py")
+    config.test_dataloader.dataset = dict(type="CityscapesDataset", data_root="nowhere")
+    assert read_metainfo(config)["classes"][:2] == ("road", "sidewalk")
 
 
 def test_above_the_threshold_is_nothing(demo, data):
