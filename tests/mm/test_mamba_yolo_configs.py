@@ -7,11 +7,13 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from golden import load_variants
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import DATASETS, MODELS, DefaultScope
 
-from statescan.mm.checkpoint import read_training_checkpoint
+from statescan.mm.backbone import rename_backbones
+from statescan.mm.checkpoint import check_fits, read_training_checkpoint
 from statescan.mm.launch import build_runner
 
 FOLDER = Path(__file__).parents[2] / "configs/detection"
@@ -25,14 +27,18 @@ def build(config):
         return MODELS.build(config.model)
 
 
+SIZES = ("tiny", "medium", "large")
+
+
 @pytest.mark.parametrize(
-    ("size", "parameters"),
-    [("tiny", 6_131_704), ("medium", 21_828_000), ("large", 57_631_024)],
+    ("size", "variant"), [*zip(SIZES, load_variants("mamba_yolo"), strict=True)], ids=SIZES
 )
-def test_published_parameters_and_what_decays(size, parameters):
+def test_published_weights_parameters_and_what_decays(size, variant):
     config = Config.fromfile(FOLDER / f"mamba_yolo/mamba_yolo_{size}_coco.py")
     model = build(config)
-    assert sum(p.numel() for p in model.parameters()) == parameters
+    assert sum(p.numel() for p in model.parameters()) == variant["params"]
+    weights = {k: torch.empty(s, device="meta") for k, s in variant["state_dict"].items()}
+    check_fits("published", rename_backbones(weights, model), model)
     groups = build_optim_wrapper(model, config.optim_wrapper).optimizer.param_groups
     decay = {id(p): group["weight_decay"] for group in groups for p in group["params"]}
     trained = {n: p for n, p in model.named_parameters() if p.requires_grad}

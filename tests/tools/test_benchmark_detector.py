@@ -1,6 +1,7 @@
 """The detectors' benchmark checks before it times, and times every stage of each."""
 
 import importlib.util
+import json
 import sys
 from pathlib import Path
 
@@ -34,6 +35,15 @@ def test_every_stage_of_every_detector(tool, tmp_path, monkeypatch):
     assert all(len(row) == len(tool.COLUMNS) for row in rows)
     assert rows[0][0] == "mamba_yolo_tiny"
     assert float(rows[0][6]) == 1
+
+
+def test_the_docs_have_the_measured_rows(tool):
+    results = json.loads((tool.ROOT / "benchmarks/results/detectors-cpu.json").read_text())
+    page = (tool.ROOT / "docs/detectors.md").read_text()
+    assert results["size"] == 640
+    assert results["cpu"]["error"] < 1e-3
+    for row in (tool.COLUMNS, *tool.rows("cpu", results["cpu"])):
+        assert tool.line(row) in page
 
 
 def test_the_threshold_lets_as_many_candidates_through(tool, tmp_path):
