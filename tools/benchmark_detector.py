@@ -154,9 +154,21 @@ def take_turns(detectors: dict[str, Detector], path: Path, device: str, rounds: 
     return {name: {s: min(t[1:]) for s, t in stages.items()} for name, stages in times.items()}
 
 
+class Predictions(nn.Module):
+    """A plain detector's predictions as what a module gives."""
+
+    def __init__(self, detector: nn.Module):
+        super().__init__()
+        self.detector = detector
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Predict, and suppress nothing."""
+        return self.detector.predict(x)
+
+
 def check(detector: Detector, x: Tensor) -> float:
     """Error of our predictions, relative to the largest, beside those of the scan in torch."""
-    return models.check(OURS, detector.model.plain().predict, x)
+    return models.check(OURS, Predictions(detector.model.plain()), x)
 
 
 def _peak(queue, config: str, size: int, path: Path, device: str) -> None:
