@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import shutil
 from collections.abc import Iterator
@@ -16,8 +17,7 @@ from .errors import InputError
 # Metrics that can write, and the argument that says where.
 WRITERS = {
     "CocoMetric": "outfile_prefix",
-    "IoUMetric": "output_dir",
-    "ClasswiseIoU": "output_dir",
+    **dict.fromkeys(("IoUMetric", "ClasswiseIoU", "ForegroundMetric"), "output_dir"),
     "ClassificationMetric": "predictions",
     "MotionMetric": "predictions",
 }
@@ -49,13 +49,18 @@ def keep_predictions(config: Config, prefix: str | Path | None) -> Iterator[None
         )
     parts = prefix.with_name(f"{prefix.name}.part")
     shutil.rmtree(parts, ignore_errors=True)
+    given = copy.deepcopy(config.test_evaluator)
     _direct(config, parts / prefix.name)
-    yield
-    barrier()
-    if is_main_process():
-        for path in parts.iterdir():
-            _replace(path, prefix.parent / path.name)
-        parts.rmdir()
+    try:
+        yield
+        barrier()
+        if is_main_process():
+            for path in parts.iterdir():
+                _replace(path, prefix.parent / path.name)
+    finally:
+        config.test_evaluator = given
+        if is_main_process():
+            shutil.rmtree(parts, ignore_errors=True)
 
 
 def _direct(config: Config, target: Path) -> None:

@@ -10,7 +10,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS
 from mmengine.structures import InstanceData
 
-from statescan.mm import InputError, find_config, load_config, train
+from statescan.mm import InputError, evaluate, find_config, load_config, train
 from statescan.mm.checkpoint import latest_checkpoint
 from statescan.mm.motion import InverseSqrtLR, MotionWindows
 from statescan.mm.trackers import learned_motion
@@ -65,6 +65,17 @@ def test_it_learns_and_resumes_to_the_same_weights(root, tmp_path):
     resumed = train(config(root, tmp_path / "parts"), resume="auto")
     for name, value in whole.model.state_dict().items():
         assert torch.equal(value, resumed.model.state_dict()[name]), name
+
+
+def test_what_was_predicted_is_kept(root, tmp_path):
+    settings = config(root, tmp_path / "work", **{"train_cfg.max_epochs": 1})
+    train(settings)
+    metrics = evaluate(settings, latest_checkpoint(tmp_path / "work"), tmp_path / "kept").metrics
+    with np.load(tmp_path / "kept.npz") as kept:
+        assert kept["target"].shape[1:] == (4,)
+        errors = np.abs(kept["predicted"] - kept["target"])
+        assert metrics["error"] == pytest.approx(errors.mean())
+        assert metrics["error_at_rest"] == pytest.approx(np.abs(kept["target"]).mean())
 
 
 def test_the_schedule_is_the_transformers():

@@ -69,7 +69,7 @@ val_evaluator = dict(ann_file=data_root + "instances.json", format_only=False)
 test_evaluator = val_evaluator
 param_scheduler = [dict(type="LinearLR", start_factor=0.1, by_epoch=False, begin=0, end=20)]
 train_cfg = dict(max_epochs={epochs}, val_interval=2)
-optim_wrapper = dict(optimizer=dict(lr=1e-3))
+optim_wrapper = dict(optimizer=dict(lr=1e-3), clip_grad=dict(max_norm=0.5))
 env_cfg = dict(torch_threads=1, mp_cfg=dict(mp_start_method="fork", opencv_num_threads=0))
 randomness = dict(seed=0)
 """

@@ -63,13 +63,17 @@ def test_train_and_evaluate(arguments, tmp_path):
     assert "epoch 2/2  loss" in trained
     checkpoint, out = tmp_path / "work/epoch_2.pth", tmp_path / "metrics.json"
     tested = shell(
-        *("tools/test.py", "vmamba_nano_cifar10", str(checkpoint), "--out", str(out)), *arguments
+        *("tools/test.py", "vmamba_nano_cifar10", str(checkpoint), "--out", str(out)),
+        *("--predictions", str(tmp_path / "found")),
+        *arguments,
     )
     metrics = json.loads(out.read_text())
     assert tested.split() == [
         *("top1", f"{metrics['top1']:.4f}"),
         *("top5", f"{metrics['top5']:.4f}"),
     ]
+    with np.load(tmp_path / "found.npz") as found:
+        assert np.mean(found["scores"].argmax(1) == found["labels"]) == metrics["top1"]
 
 
 @pytest.fixture
