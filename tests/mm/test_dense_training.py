@@ -1,6 +1,5 @@
 """Detectors and segmenters through train and evaluate, as tools/train.py and tools/test.py run."""
 
-import errno
 import json
 import os
 import signal
@@ -14,7 +13,6 @@ import torch
 from PIL import Image
 from tiny_dense import DETECTOR, ROOT, SEGMENTER, write_config, write_scenes
 
-from statescan import files
 from statescan.mm import InputError, evaluate, load_config, train
 from statescan.mm.checkpoint import latest_checkpoint, read_training_checkpoint
 
@@ -93,24 +91,6 @@ def test_a_segmenter_goes_on_in_the_middle_of_its_iterations(settings, segmenter
     rows = [runner.message_hub.get_info("history") for runner in (undisturbed, resumed)]
     assert [row["iter"] for row in rows[0]] == [row["iter"] for row in rows[1]] == [4, 8]
     assert rows[0][-1]["mIoU"] == rows[1][-1]["mIoU"]
-
-
-def test_a_full_disk_leaves_the_checkpoint_before(settings, segmenter, monkeypatch):
-    _, undisturbed = segmenter
-    again = settings(SEGMENTER, workers=1, length=8, interval=3)
-    fsync = os.fsync
-
-    def fill(descriptor):
-        if latest_checkpoint(again.work_dir):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        fsync(descriptor)
-
-    monkeypatch.setattr(files.os, "fsync", fill)
-    with pytest.raises(InputError, match="No space left on device"):
-        train(again)
-    monkeypatch.undo()
-    assert latest_checkpoint(again.work_dir).name == "iter_3.pth"
-    same_weights(train(again, resume="auto").model, undisturbed.model)
 
 
 def test_what_the_console_shows(settings, capfd):
