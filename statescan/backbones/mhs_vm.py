@@ -39,7 +39,8 @@ class MultiHeadBlock(VMambaBlock):
         heads: parts of the channels, each scanned by itself.
         routes: scan routes, as in `Scan2d`, the same for all heads or a sequence for each; None
             for the authors': serpentine, diagonal, spiral and cross.
-        threshold: of the attention over routes, see `RouteAttention`; None for their plain sum.
+        threshold: of the attention over routes, see `RouteAttention`.
+        route_attention: weigh the routes' sum by that attention.
         d_state: states a channel.
     """
 
@@ -50,7 +51,8 @@ class MultiHeadBlock(VMambaBlock):
         *,
         heads: int = 4,
         routes: str | Sequence[str | Route] | Sequence[Sequence[str | Route]] | None = None,
-        threshold: float | None = 0.4,
+        threshold: float = 0.4,
+        route_attention: bool = True,
         d_state: int = 16,
     ):
         super().__init__(
@@ -59,7 +61,7 @@ class MultiHeadBlock(VMambaBlock):
             drop_path=drop_path,
             heads=heads,
             routes=HEAD_ROUTES[:heads] if routes is None else routes,
-            merge="sum" if threshold is None else RouteAttention(threshold),
+            merge=RouteAttention(threshold) if route_attention else "sum",
             d_state=d_state,
             conv_bias=True,
             gate=True,
@@ -83,7 +85,7 @@ class MHSVM(Pyramid):
         out_norms: stages whose feature map gets a LayerNorm of its own; True for all.
         device: where the parameters are made.
         dtype: type of the parameters.
-        **scan: heads, routes, threshold and d_state, as in `MultiHeadBlock`.
+        **scan: heads, routes, threshold, route_attention and d_state, as in `MultiHeadBlock`.
     """
 
     def __init__(
@@ -217,9 +219,9 @@ class MHSVMUNet(MHSVM):
         out_norms: stages of the encoder whose feature map gets a LayerNorm of its own.
         device: where the parameters are made.
         dtype: type of the parameters.
-        **scan: heads, routes, threshold and d_state, as in `MultiHeadBlock`. Checkpoints do not
-            hold the threshold: the authors trained with 0.5 (ISIC 2018) or 0 (ISIC 2017) and
-            publish what 0.4, the default, gives with the weights of ISIC 2018.
+        **scan: heads, routes, threshold, route_attention and d_state, as in `MultiHeadBlock`.
+            Checkpoints do not hold the threshold: the authors trained with 0.5 (ISIC 2018) or 0
+            (ISIC 2017) and publish what 0.4, the default, gives with the weights of ISIC 2018.
     """
 
     def __init__(
