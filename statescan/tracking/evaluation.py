@@ -17,6 +17,7 @@ MEASURES = {
     "IDF1": ("Identity", "IDF1"),
     "IDSW": ("CLEAR", "IDSW"),
 }
+TOGETHER = "COMBINED_SEQ"  # TrackEval's name for all sequences as one
 PEDESTRIAN = 1  # the class that TrackEval's MOTChallenge benchmark counts
 
 Sequence = Mapping[int, Boxes]
@@ -39,6 +40,13 @@ def evaluate(
     Raises:
         ValueError: for sequences without results.
     """
+    return evaluate_each(truth, results, lengths)[TOGETHER]
+
+
+def evaluate_each(
+    truth: Mapping[str, Sequence], results: Mapping[str, Sequence], lengths: Mapping[str, int]
+) -> dict[str, dict[str, float]]:
+    """The measures of `evaluate`, whose arguments these are, by sequence, and `TOGETHER`."""
     missing = sorted(truth.keys() - results.keys())
     if missing:
         raise ValueError(f"results have no {', '.join(missing)}, expected every sequence of truth")
@@ -52,7 +60,7 @@ def evaluate(
         return run_trackeval(root, {name: lengths[name] for name in truth})
 
 
-def run_trackeval(root: Path, lengths: dict[str, int]) -> dict[str, float]:
+def run_trackeval(root: Path, lengths: dict[str, int]) -> dict[str, dict[str, float]]:
     """TrackEval over ``root/gt/NAME/gt/gt.txt`` and ``root/results/ours/data/NAME.txt``."""
     import trackeval
 
@@ -74,5 +82,10 @@ def run_trackeval(root: Path, lengths: dict[str, int]) -> dict[str, float]:
     metrics = [kind(quiet) for kind in kinds]
     with redirect_stdout(io.StringIO()):
         answers, _ = trackeval.Evaluator(options).evaluate([dataset], metrics)
-    found = answers["MotChallenge2DBox"]["ours"]["COMBINED_SEQ"]["pedestrian"]
-    return {name: float(found[part][key].mean()) for name, (part, key) in MEASURES.items()}
+    return {
+        sequence: {
+            name: float(found["pedestrian"][part][key].mean())
+            for name, (part, key) in MEASURES.items()
+        }
+        for sequence, found in answers["MotChallenge2DBox"]["ours"].items()
+    }

@@ -23,7 +23,7 @@ def tool(tmp_path, monkeypatch):
         "before\n<!-- compare_trackers.py writes below -->\nold\n<!-- and above -->\nafter\n"
     )
     tool = runpy.run_path(str(TOOL))
-    short = dict(TEST=range(21, 46), LENGTH=25, TARGETS=3, DROPS=range(2), SCENES=range(2))
+    short = dict(TEST=range(21, 46), LENGTH=25, TARGETS=3, SCENES=range(2))
     short |= dict(TRAIN=range(90, 91), VAL=range(91, 92))
     tool["main"].__globals__.update(short)
 

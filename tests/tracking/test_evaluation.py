@@ -11,7 +11,7 @@ import pytest
 
 from statescan.tracking import Kalman, MambaTracker, mot_files
 from statescan.tracking.boxes import iou_matrix
-from statescan.tracking.evaluation import evaluate
+from statescan.tracking.evaluation import TOGETHER, evaluate, evaluate_each
 from statescan.tracking.mot_files import Boxes
 
 DATA = Path(motmetrics.__file__).parent / "data"
@@ -97,3 +97,12 @@ def test_motmetrics(truth, results):
 def test_missing_results(truth):
     with pytest.raises(ValueError, match="results have no TUD-Campus, expected every sequence"):
         evaluate(truth, {"TUD-Stadtmitte": {}}, LENGTHS)
+
+
+def test_each_sequence_alone(truth, results):
+    each = evaluate_each(truth, results, LENGTHS)
+    assert each.pop(TOGETHER) == evaluate(truth, results, LENGTHS)
+    assert set(each) == set(LENGTHS)
+    name = "TUD-Campus"
+    alone = evaluate({name: truth[name]}, {name: results[name]}, LENGTHS)
+    assert each[name] == pytest.approx(alone)

@@ -21,7 +21,7 @@ model = dict(
         motion=dict(
             type="LearnedMotion",
             predictor=dict(dim=64, depth=3, steps=10),
-            checkpoint="work_dirs/mtp_scenes/epoch_8.pth",
+            checkpoint="work_dirs/mtp_scenes/epoch_7.pth",
         ),
         new_score=0.6,
         patience=30,

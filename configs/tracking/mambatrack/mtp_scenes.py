@@ -12,5 +12,5 @@ test_dataloader = val_dataloader
 
 optim_wrapper = dict(optimizer=dict(lr=0.3), clip_grad=dict(max_norm=1.0))
 param_scheduler = dict(dim=dim, warmup=300)
-train_cfg = dict(max_epochs=8, val_interval=4)
+train_cfg = dict(max_epochs=7, val_interval=7)
 env_cfg = dict(torch_threads=1)
