@@ -18,6 +18,7 @@ from statescan.mm.masks import (
     ResizeWithMask,
     StretchContrast,
 )
+from statescan.mm.predictions import keep_predictions
 
 CONFIG = Path(__file__).parents[2] / "configs/segmentation/mhs_vm/mhs_vm_unet_4h_isic2018.py"
 
@@ -240,6 +241,11 @@ def test_the_recipe_trains_and_evaluates(data, tmp_path):
     assert history[-1]["loss"] < history[0]["loss"] - 0.05
     (best,) = (tmp_path / "work").glob("best_Dice_epoch_6.pth")
     again = recipe(data, tmp_path / "again", load_from=str(best))
-    metrics = StateScanRunner.from_cfg(again).test()
+    with keep_predictions(again, tmp_path / "maps"):
+        metrics = StateScanRunner.from_cfg(again).test()
+    maps = {p.name: np.array(Image.open(p)) for p in (tmp_path / "maps").iterdir()}
+    assert {name: m.shape for name, m in maps.items()} == dict.fromkeys(
+        ("ISIC_e.png", "ISIC_f.png"), (32, 32)
+    )
     assert metrics == pytest.approx({k: history[-1][k] for k in metrics})
     assert metrics["accuracy"] > 50
