@@ -8,7 +8,7 @@ import timm
 import timm.loss
 import torch
 from mmengine.model import BaseModel
-from mmengine.registry import MODELS
+from mmengine.registry import MODELS, DefaultScope
 from timm.data import Mixup
 from torch import Tensor, nn
 
@@ -56,7 +56,9 @@ class ImageClassifier(BaseModel):
     def __init__(self, backbone: dict, loss: dict, mixup: dict | None = None):
         super().__init__()
         self.backbone = create_backbone(**backbone)
-        self.loss = MODELS.build(loss)
+        # A detector built before may have left its scope behind, whose losses have these names too.
+        with DefaultScope.overwrite_default_scope("mmengine"):
+            self.loss = MODELS.build(loss)
         self.mixup = Mixup(num_classes=self.backbone.num_classes, **mixup) if mixup else None
 
     def init_weights(self) -> None:

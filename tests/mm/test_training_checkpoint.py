@@ -1,3 +1,4 @@
+import errno
 import os
 import pathlib
 
@@ -33,10 +34,10 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
     atomic_write(path, b"old")
 
     def fail(descriptor):
-        raise OSError("no space left")
+        raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", fail)
-    with pytest.raises(OSError, match="no space left"):
+    with pytest.raises(InputError, match="was not written .No space left on device"):
         AtomicBackend().put(b"new", path)
     assert path.read_bytes() == b"old"
 
