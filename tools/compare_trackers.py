@@ -190,7 +190,7 @@ def main() -> None:
     """Train, compare, write."""
     args = parse_args()
     torch.set_num_threads(1)  # boxes are few
-    before, after = around_table(args.page)
+    around_table(args.page)  # now, not after minutes
     write_scenes(args.work_dir / "scenes")
     roots = {"mtp_pets": str(args.pets), "mtp_scenes": str(args.work_dir / "scenes")}
     motions = {
@@ -205,6 +205,7 @@ def main() -> None:
     atomic_write(args.work_dir / "results.json", json.dumps(results, indent=1).encode())
     tables = "\n".join(sections)
     print(tables)
+    before, after = around_table(args.page)
     atomic_write(args.page, f"{before}\n{tables}\n{after}".encode())
 
 
