@@ -37,7 +37,7 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", fail)
-    with pytest.raises(InputError, match="was not written .No space left on device"):
+    with pytest.raises(InputError, match="was not written"):
         AtomicBackend().put(b"new", path)
     assert path.read_bytes() == b"old"
 

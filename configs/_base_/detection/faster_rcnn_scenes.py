@@ -2,7 +2,7 @@
 # with finer anchors and fewer regions.
 _base_ = "faster_rcnn_bccd.py"
 data_root = "work_dirs/scenes"
-epochs = 3
+epochs = 10
 classes = ("bird", "mammal", "fruit", "flower", "road sign", "vehicle")
 
 dataset = dict(data_root=data_root, metainfo=dict(classes=classes))
