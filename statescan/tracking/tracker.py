@@ -41,7 +41,7 @@ class MambaTracker:
         *,
         active_iou: float = 0.3,
         lost_iou: float = 0.3,
-        low_score: float = 0.1,
+        low_score: float = 0.3,
         new_score: float = 0.6,
         patience: int = 30,
         by_label: bool = True,

@@ -9,6 +9,7 @@ from torch import nn
 from statescan.mm import InputError
 from statescan.mm.checkpoint import (
     POINTER,
+    RESUMABLE,
     AtomicBackend,
     atomic_write,
     check_fits,
@@ -93,11 +94,18 @@ def test_code_inside_is_refused_and_not_run(saved):
         read_training_checkpoint(saved)
 
 
-@pytest.mark.parametrize("content", [{"weight": torch.ones(1)}, [1, 2]], ids=["dict", "list"])
+@pytest.mark.parametrize("content", [{"epoch": 3}, [1, 2]], ids=["dict", "list"])
 def test_foreign(saved, content):
     torch.save(content, saved)
     with pytest.raises(InputError, match=r"epoch_1\.pth has no state_dict: it was not written by"):
         read_training_checkpoint(saved)
+
+
+def test_weights_alone_are_a_checkpoint_that_cannot_be_resumed(saved):
+    torch.save({"weight": torch.ones(1)}, saved)
+    assert read_training_checkpoint(saved) == {"state_dict": {"weight": torch.ones(1)}}
+    with pytest.raises(InputError, match=r"epoch_1\.pth has no meta, optimizer"):
+        read_training_checkpoint(saved, required=RESUMABLE)
 
 
 def test_of_another_model():

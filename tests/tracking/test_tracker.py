@@ -75,8 +75,8 @@ def test_new_targets_need_their_score():
     tracker = MambaTracker(Stationary())
     assert feed(tracker, [A], score=0.6) == [-1]
     assert feed(tracker, [A], score=0.61) == [1]
-    assert feed(tracker, [A], score=0.2) == [1]
-    assert feed(tracker, [A], score=0.09) == [-1]
+    assert feed(tracker, [A], score=0.3) == [1]
+    assert feed(tracker, [A], score=0.29) == [-1]
 
 
 def test_labels_keep_targets_apart():
