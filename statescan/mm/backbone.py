@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -19,12 +20,12 @@ from .errors import InputError
 from .weights import load, read_weights, translate
 
 
-class TakesOfficial(nn.Module):
+class TakesOfficial(nn.Module, ABC):
     """A module that takes the authors' weights wherever it loads its own."""
 
+    @abstractmethod
     def rename(self, state_dict: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
         """Weights, the module's among them (under ``prefix``) by our names."""
-        raise NotImplementedError
 
     def _load_from_state_dict(self, state_dict, prefix, *args):
         """Rename, then load."""

@@ -20,6 +20,7 @@ from torch import nn
 
 from ..errors import nearest
 from .errors import InputError
+from .loading import with_inner
 
 HEADS = ("bbox_head", "mask_head", "decode_head", "auxiliary_head")
 
@@ -103,12 +104,10 @@ def check_labels(samples: Sequence[Any], head: nn.Module) -> None:
 
 def _coco_datasets(dataset: Any) -> Iterator[Any]:
     """The datasets of COCO files in a dataset."""
-    for inner in (getattr(dataset, "dataset", None), *getattr(dataset, "datasets", ())):
-        if inner is not None:
-            yield from _coco_datasets(inner)
-    local = str(getattr(dataset, "ann_file", "")).endswith(".json")
-    if local and hasattr(dataset, "cat2label") and Path(dataset.ann_file).is_file():
-        yield dataset
+    for part in with_inner(dataset):
+        local = str(getattr(part, "ann_file", "")).endswith(".json")
+        if local and hasattr(part, "cat2label") and Path(part.ann_file).is_file():
+            yield part
 
 
 @HOOKS.register_module()

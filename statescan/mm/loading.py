@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -65,7 +66,7 @@ def _start_of_scan(data: bytes) -> int:
     return place
 
 
-class _Load:
+class _Load(ABC):
     """A transform that reads a file of a sample, and knows what to do with a corrupt one.
 
     Args:
@@ -94,9 +95,9 @@ class _Load:
             file.write(f"{sentence}\n")
         return None
 
+    @abstractmethod
     def load(self, sample: dict) -> dict:
         """Read the file into ``sample``; raises `CorruptFile`."""
-        raise NotImplementedError
 
     def take_notes(self) -> list[str]:
         """A line for each time that a file was skipped since the last call, by any worker."""
@@ -198,15 +199,21 @@ def load_safely(config: Any, skip_corrupt: bool, segmentation: bool) -> Any:
     return type(config)(inside)
 
 
-def _loading(dataset: Any) -> Iterator[_Load]:
-    """The transforms of this module in a dataset and in those inside of it."""
+def with_inner(dataset: Any) -> Iterator[Any]:
+    """A dataset and those inside of it, which it repeats, balances, mixes or joins."""
     for inner in (getattr(dataset, "dataset", None), *getattr(dataset, "datasets", ())):
         if inner is not None:
-            yield from _loading(inner)
-    pipeline = getattr(dataset, "pipeline", ())
-    for transform in getattr(pipeline, "transforms", pipeline):
-        if isinstance(transform, _Load):
-            yield transform
+            yield from with_inner(inner)
+    yield dataset
+
+
+def _loading(dataset: Any) -> Iterator[_Load]:
+    """The transforms of this module in a dataset and in those inside of it."""
+    for part in with_inner(dataset):
+        pipeline = getattr(part, "pipeline", ())
+        for transform in getattr(pipeline, "transforms", pipeline):
+            if isinstance(transform, _Load):
+                yield transform
 
 
 @HOOKS.register_module()
