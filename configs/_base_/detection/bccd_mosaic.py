@@ -1,4 +1,4 @@
-# Blood cells (BCCD: 205 training and 87 validation images of 640x480) at 320 pixels, for detectors
+# Blood cells (BCCD: 205 training and 87 validation images of 640x480) at 256 pixels, for detectors
 # without anchors from scratch on one CPU core: mosaics but in the last epochs, EMA.
 _base_ = "../runtime.py"
 default_scope = "mmdet"
@@ -7,7 +7,8 @@ env_cfg = dict(torch_threads=1)
 data_root = "data/bccd"
 epochs = 30
 without_mosaic = 10  # last epochs
-size = (320, 320)
+size = (256, 256)
+mosaic = (512, 512)
 grey = (114, 114, 114)
 
 load = [dict(type="LoadImageFromFile"), dict(type="LoadAnnotations", with_bbox=True)]
@@ -33,9 +34,9 @@ train_pipeline = [
     *load,
     dict(type="CachedMosaic", img_scale=size, pad_val=114.0),
     # The first images, before the cache is full, are no mosaics and get a mosaic's size.
-    dict(type="Resize", scale=(640, 640), keep_ratio=True),
-    dict(type="Pad", size=(640, 640), pad_val=dict(img=grey)),
-    dict(**affine, border=(-160, -160)),
+    dict(type="Resize", scale=mosaic, keep_ratio=True),
+    dict(type="Pad", size=mosaic, pad_val=dict(img=grey)),
+    dict(**affine, border=(-128, -128)),
     *finish,
 ]
 last_pipeline = [*load, *letterbox, affine, *finish]
@@ -88,8 +89,8 @@ param_scheduler = [
         convert_to_iter_based=True,
     ),
 ]
-train_cfg = dict(max_epochs=epochs, val_interval=2)
-default_hooks = dict(checkpoint=dict(interval=2))
+train_cfg = dict(max_epochs=epochs, val_interval=3)
+default_hooks = dict(checkpoint=dict(interval=3))
 custom_hooks = [
     dict(
         type="EMAHook",
