@@ -19,11 +19,7 @@ from mmengine.config import Config, DictAction
 
 from statescan.mm import InputError, evaluate, load_config, train
 from statescan.mm.checkpoint import atomic_write, latest_checkpoint
-from statescan.mm.dense_baselines import (
-    constant_boxes_map,
-    constant_class_miou,
-    evaluate_untrained,
-)
+from statescan.mm.dense_baselines import constant_boxes_map, constant_class, evaluate_untrained
 from statescan.mm.launch import run_tool
 from statescan.mm.report import draw_report
 from statescan.mm.scene_files import Plan, compose
@@ -46,19 +42,19 @@ class Task(NamedTuple):
     heads: tuple[str, ...]  # keys of the config under which num_classes stands
     background: tuple[str, ...]  # classes before the categories
     constant: str
-    measure_constant: Callable[[Path, int], float]
+    measure_constant: Callable[[Config], float]
     draw: Callable[[Path, Path], Rows]
 
 
-def measure_mean_boxes(data: Path, classes: int) -> float:
+def measure_mean_boxes(config: Config) -> float:
     """Box mAP of the mean boxes of training."""
-    return constant_boxes_map(data / "annotations/train.json", data / "annotations/val.json")
+    folder = Path(config.data_root, "annotations")
+    return constant_boxes_map(folder / "train.json", folder / "val.json")
 
 
-def measure_commonest(data: Path, classes: int) -> float:
+def measure_commonest(config: Config) -> float:
     """The mIoU of the commonest class of training."""
-    maps = (sorted((data / "labels" / split).glob("*.png")) for split in ("train", "val"))
-    return constant_class_miou(*maps, classes)
+    return constant_class(config)["mIoU"]
 
 
 TASKS = {
@@ -132,9 +128,8 @@ def read_results(work_dir: Path, asked: dict) -> dict | None:
 def run(task: Task, config: Config, asked: dict) -> dict:
     """Measure what has to be beaten, train, evaluate, draw; return and write the results."""
     work_dir, data = Path(config.work_dir), Path(config.data_root)
-    classes = config.test_dataloader.dataset.metainfo.classes
     floors = {
-        task.constant: task.measure_constant(data, len(classes)),
+        task.constant: task.measure_constant(config),
         "untrained": evaluate_untrained(config, work_dir / "untrained.pth")[task.metric],
     }
     runner = train(deepcopy(config), resume="auto")
@@ -157,7 +152,7 @@ def picture(task: Task, results: dict, data: Path, predictions: Path) -> bytes:
     """PNG of the run: curves, and validation images with truth and prediction."""
     figure, count = results["metrics"][task.metric], results["val"]
     title = f"{results['model']}: {task.figure} {figure:.3f} on {count} scenes of unseen things"
-    histories = {results["model"]: results["history"]}
+    histories = {results["model"]: [results["history"]]}
     rows = task.draw(data, predictions)
     return draw_report(title, task.metric, histories, results["floors"], rows)
 

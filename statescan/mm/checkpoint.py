@@ -20,7 +20,7 @@ from .errors import InputError
 
 POINTER = "last_checkpoint"
 NUMBERED = r"(epoch|iter)_\d+\.pth"
-RESUMABLE = ("meta", "state_dict", "optimizer", "param_schedulers", "message_hub")
+RESUMABLE = ("meta", "state_dict", "optimizer", "message_hub")
 
 
 @register_backend("statescan_atomic")

@@ -5,17 +5,21 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-from collections.abc import Iterable
+from collections.abc import Iterator
 from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
 import torch
 from mmengine.config import Config
-from PIL import Image
+from mmengine.dataset import BaseDataset
+from mmengine.evaluator import Evaluator
+from mmengine.registry import TRANSFORMS
 
 from ..files import atomic_write
+from .inference import in_scope
 from .launch import build_runner, evaluate
+from .samples import build_dataset
 
 
 def evaluate_untrained(config: Config, checkpoint: str | Path) -> dict[str, float]:
@@ -66,26 +70,31 @@ def constant_boxes_map(train: str | Path, val: str | Path) -> float:
     return float(evaluation.stats[0])
 
 
-def pixel_counts(maps: Iterable[str | Path], classes: int) -> np.ndarray:
-    """(classes,) how many pixels of PNG label maps are of each class; higher numbers are void."""
-    return sum(
-        np.bincount(np.asarray(Image.open(path)).ravel(), minlength=classes)[:classes]
-        for path in maps
-    )
-
-
-def constant_class_miou(
-    train: Iterable[str | Path], val: Iterable[str | Path], classes: int
-) -> float:
-    """The mIoU on ``val``, in percent, of the class that most pixels of ``train`` have, everywhere.
+def constant_class(config: Config) -> dict[str, float]:
+    """Metrics of a segmenter that says of every pixel what most training pixels are.
 
     Args:
-        train: PNG label maps to choose the class from.
-        val: PNG label maps to be measured on.
-        classes: number of classes; those that ``val`` lacks do not count.
+        config: From :func:`load_config`; the metrics are those of its test data.
     """
-    answer = pixel_counts(train, classes).argmax()
-    there = pixel_counts(val, classes)
-    # The answer's union with the truth is every pixel; with the other classes it shares none.
-    iou = np.where(np.arange(classes) == answer, there / there.sum(), 0)
-    return 100 * float(iou[(there > 0) | (np.arange(classes) == answer)].mean())
+    test = build_dataset(config, "test")
+    classes = len(test.metainfo["classes"])
+    answer = sum(
+        np.bincount(labels.ravel(), minlength=classes)[:classes]  # what is beyond is void
+        for labels in label_maps(config, build_dataset(config, "train"))
+    ).argmax()
+    with in_scope(config):
+        evaluator = Evaluator(config.test_evaluator)
+    evaluator.dataset_meta = test.metainfo
+    for labels in label_maps(config, test):
+        truth = torch.from_numpy(labels.astype(np.int64))[None]
+        sample = {"gt_sem_seg": truth, "pred_sem_seg": torch.full_like(truth, answer)}
+        evaluator.process([{name: {"data": data} for name, data in sample.items()}])
+    return {name: float(value) for name, value in evaluator.evaluate(len(test)).items()}
+
+
+def label_maps(config: Config, dataset: BaseDataset) -> Iterator[np.ndarray]:
+    """(H, W) class numbers of each image of a segmenter's dataset, at their full size."""
+    with in_scope(config):
+        load = TRANSFORMS.build({"type": "LoadAnnotations"})
+    for index in range(len(dataset)):
+        yield load(dataset.get_data_info(index))["gt_seg_map"]

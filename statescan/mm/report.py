@@ -114,7 +114,7 @@ def _draw_found(sample, found) -> np.ndarray:
 def draw_report(
     title: str,
     metric: str,
-    histories: Mapping[str, Sequence[dict]],
+    histories: Mapping[str, Sequence[Sequence[dict]]],
     floors: Mapping[str, float],
     rows: Mapping[str, Sequence[np.ndarray]],
 ) -> bytes:
@@ -123,7 +123,8 @@ def draw_report(
     Args:
         title: Over everything.
         metric: Key of the histories that is drawn; the loss is drawn beside it.
-        histories: By training, entries with ``epoch``, ``loss`` and, where evaluated, ``metric``.
+        histories: By training, for each of its seeds the entries with ``epoch``, ``loss`` and,
+            where evaluated, ``metric``. Several seeds are thin lines around their mean.
         floors: Values of the metric to compare with, by name.
         rows: Images (H, W, 3) uint8 by the caption of their row, as many in each row.
 
@@ -156,19 +157,27 @@ def _row_inches(images: Sequence[np.ndarray]) -> float:
 def _draw_curves(figure, metric: str, histories: Mapping, floors: Mapping) -> None:
     """The metric of each training on the left, its loss on the right."""
     left, right = figure.subplots(1, 2)
-    for color, (name, history) in zip(LINES, histories.items(), strict=False):
-        evaluated = [entry for entry in history if metric in entry]
-        points = ([e["epoch"] for e in evaluated], [e[metric] for e in evaluated])
-        left.plot(*points, color=color, lw=2, marker="o", ms=4, label=name)
-        losses = ([e["epoch"] for e in history], [e["loss"] for e in history])
-        right.plot(*losses, color=color, lw=2, label=name)
-    for name, value in floors.items():
-        left.axhline(value, color=LOSS, lw=1.5, ls="--", label=name)
+    for color, (name, seeds) in zip(LINES, histories.items(), strict=False):
+        _draw_seeds(left, metric, seeds, color=color, label=name, marker="o", ms=4)
+        _draw_seeds(right, "loss", seeds, color=color, label=name)
+    for dashes, (name, value) in zip(("--", ":"), floors.items(), strict=False):
+        left.axhline(value, color=LOSS, lw=1.5, ls=dashes, label=name)
     for axes, label in ((left, f"held-out {metric}"), (right, "training loss")):
         axes.set(xlabel="epoch", ylabel=label)
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.spines[["top", "right"]].set_visible(False)
     left.legend(frameon=False)
+
+
+def _draw_seeds(axes, key: str, seeds: Sequence[Sequence[dict]], color: str, **style) -> None:
+    """A value by epoch: the mean of the seeds that have one, and where there are more, each."""
+    lines = [{e["epoch"]: e[key] for e in history if key in e} for history in seeds]
+    if len(lines) > 1:
+        for line in lines:
+            axes.plot(line.keys(), line.values(), color=color, lw=1, alpha=0.4)
+    epochs = sorted(set().union(*lines))
+    means = [np.mean([line[epoch] for line in lines if epoch in line]) for epoch in epochs]
+    axes.plot(epochs, means, color=color, lw=2, **style)
 
 
 def _draw_row(figure, caption: str, images: Sequence[np.ndarray]) -> None:

@@ -138,6 +138,8 @@ class StateScanRunner(Runner):
         resuming = self._resume
         model = self.model.module if is_model_wrapper(self.model) else self.model
         required = RESUMABLE if resuming else ("state_dict",)
+        if resuming and self.param_schedulers is not None:
+            required += ("param_schedulers",)
         checkpoint = read_fitting(filename, model, map_location, required)
         if resuming:
             self._check_seed(filename, checkpoint["meta"])

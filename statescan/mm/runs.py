@@ -1,7 +1,8 @@
-"""Finished trainings in their work folders: configs, histories, and predictions of samples."""
+"""Trainings to compare: finished where they are not, and their predictions of samples."""
 
 from __future__ import annotations
 
+from copy import deepcopy
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,49 +11,35 @@ import torch
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 
-from .checkpoint import latest_checkpoint, read_training_checkpoint
+from .checkpoint import latest_checkpoint
 from .errors import InputError
 from .inference import Predictor, in_scope
-from .launch import load_config
+from .launch import train
 from .report import draw_prediction, draw_truth
 from .samples import build_dataset
 
 
 class Run(NamedTuple):
-    """A training: its config, last checkpoint and HistoryHook's history up to that."""
+    """A finished training: its config, last checkpoint and HistoryHook's history."""
 
     config: Config
     checkpoint: Path
     history: list[dict]
 
-    @property
-    def name(self) -> str:
-        """What the backbone is called, such as ``vmamba_nano`` or ``ResNet-18``."""
-        backbone = self.config.model.backbone
-        return backbone.get("name") or f"{backbone.type}-{backbone.get('depth', '')}".rstrip("-")
 
-
-def read_run(folder: str | Path, options: dict | None = None) -> Run:
-    """The training that ``tools/train.py`` left in a work folder.
+def finish(config: Config) -> Run:
+    """Train as a config says, on from what is in its work folder, be it nothing or all.
 
     Args:
-        folder: With the config that MMEngine wrote, and checkpoints.
-        options: Overrides by dotted key, as from ``--cfg-options``.
+        config: From :func:`load_config`; not changed.
 
     Raises:
-        InputError: There is no config, or more than one; or no checkpoint with a history.
+        InputError: Data, model or checkpoint are missing or wrong, or the config lacks HistoryHook.
     """
-    configs = list(Path(folder).glob("*.py"))
-    if len(configs) != 1:
-        raise InputError(f"{folder} has {len(configs)} configs, expected that of one training")
-    checkpoint = latest_checkpoint(folder)
-    if checkpoint is None:
-        raise InputError(f"{folder} has no checkpoint: train first")
-    hub = read_training_checkpoint(checkpoint, required=("message_hub",))["message_hub"]
-    history = hub.get("runtime_info", {}).get("history")
+    history = train(deepcopy(config), resume="auto").message_hub.get_info("history")
     if not history:
-        raise InputError(f"{checkpoint} has no history: its config lacks HistoryHook")
-    return Run(load_config(configs[0], str(folder), options), checkpoint, history)
+        raise InputError(f"{config.filename} has no HistoryHook: there is nothing to compare")
+    return Run(config, latest_checkpoint(config.work_dir), history)
 
 
 class Shown(NamedTuple):

@@ -4,9 +4,10 @@ import json
 
 import numpy as np
 import pytest
+from mmengine.config import Config
 from PIL import Image
 
-from statescan.mm.dense_baselines import constant_boxes_map, constant_class_miou, mean_boxes
+from statescan.mm.dense_baselines import constant_boxes_map, constant_class, mean_boxes
 
 
 def write_coco(path, boxes):
@@ -56,14 +57,34 @@ def test_map_of_mean_boxes(tmp_path, val, expected):
     assert found == pytest.approx(expected)
 
 
-def write_map(path, rows):
-    Image.fromarray(np.array(rows, np.uint8)).save(path)
-    return path
+def segmenter(folder, train, val, classes: int) -> Config:
+    """A config with one image a label map, whose numbers over the classes are void."""
+    dataset = {"type": "BaseSegDataset", "metainfo": {"classes": list("abcde")[:classes]}}
+    config = {"default_scope": "mmseg", "test_evaluator": {"type": "IoUMetric"}}
+    for split, maps in (("train", train), ("test", val)):
+        path = folder / split
+        path.mkdir()
+        for number, rows in enumerate(maps):
+            pixels = np.array(rows, np.uint8)
+            Image.fromarray(pixels).save(path / f"{number}.png")
+            Image.fromarray(pixels).save(path / f"{number}.jpg")
+        prefix = {"img_path": str(path), "seg_map_path": str(path)}
+        config[f"{split}_dataloader"] = {"dataset": {**dataset, "data_prefix": prefix}}
+    return Config(config)
 
 
-def test_miou_of_the_commonest_class(tmp_path):
-    train = [write_map(tmp_path / "t.png", [[1, 1], [1, 0]])]
-    val = [write_map(tmp_path / f"{i}.png", rows) for i, rows in enumerate([[[1, 0]], [[2, 0]]])]
-    assert constant_class_miou(train, val, 3) == pytest.approx(100 * (1 / 4) / 3)
-    assert constant_class_miou(train, val, 5) == pytest.approx(100 * (1 / 4) / 3)
-    assert constant_class_miou(train, train, 3) == pytest.approx(100 * (3 / 4) / 2)
+TRAIN_MAP, VAL_MAPS = [[1, 1], [1, 0]], [[[1, 0]], [[2, 0]]]
+
+
+@pytest.mark.parametrize(
+    ("val", "classes", "iou"),
+    [
+        (VAL_MAPS, 3, (1 / 4) / 3),
+        (VAL_MAPS, 5, (1 / 4) / 3),  # those that are nowhere do not count
+        ([TRAIN_MAP], 3, (3 / 4) / 2),
+        ([[[1, 0, 255, 255]]], 3, (1 / 2) / 2),
+    ],
+)
+def test_the_commonest_class_everywhere(tmp_path, val, classes, iou):
+    config = segmenter(tmp_path, [TRAIN_MAP, [[255] * 9]], val, classes)
+    assert constant_class(config)["mIoU"] == pytest.approx(100 * iou, abs=0.005)

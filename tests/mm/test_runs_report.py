@@ -1,26 +1,26 @@
-"""Pictures of trainings, and what a work folder tells of its training."""
+"""Pictures of trainings."""
 
 import io
 
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 from mmdet.structures import DetDataSample
 from mmdet.structures.mask import BitmapMasks
 from mmengine.structures import InstanceData, PixelData
 from mmseg.structures import SegDataSample
 from PIL import Image
 
-from statescan.mm import InputError
 from statescan.mm.report import (
     COLORS,
+    _draw_seeds,
     draw_classes,
     draw_instances,
     draw_prediction,
     draw_report,
     draw_truth,
 )
-from statescan.mm.runs import read_run
 
 GREY = np.full((20, 30, 3), 100, np.uint8)
 
@@ -94,26 +94,23 @@ def test_samples_of_a_segmenter(path):
 def test_draws_a_small_png(shapes):
     rng = np.random.default_rng(0)
     history = [{"epoch": 1, "loss": 2.0}, {"epoch": 2, "loss": 1.0, "mIoU": 30.0}]
+    later = [{"epoch": 1, "loss": 3.0, "mIoU": 10.0}, {"epoch": 2, "loss": 2.0, "mIoU": 20.0}]
     images = [rng.integers(0, 256, (*shape, 3), dtype=np.uint8) for shape in shapes]
     rows = {"truth": images, "prediction": images}
-    png = draw_report("A title", "mIoU", {"a": history, "b": history}, {"floor": 3.0}, rows)
+    png = draw_report(
+        "A title", "mIoU", {"a": [history], "b": [history, later]}, {"floor": 3.0}, rows
+    )
     picture = Image.open(io.BytesIO(png))
     assert (picture.format, picture.mode) == ("PNG", "P")
     assert picture.width == 208 * len(shapes)
 
 
-def test_a_folder_that_is_no_training_is_refused(tmp_path):
-    with pytest.raises(InputError, match="has 0 configs, expected that of one training"):
-        read_run(tmp_path)
-    (tmp_path / "config.py").write_text("model = dict(backbone=dict(type='ResNet', depth=18))")
-    with pytest.raises(InputError, match="has no checkpoint"):
-        read_run(tmp_path)
-    torch.save({"state_dict": {}, "message_hub": {"runtime_info": {}}}, tmp_path / "epoch_1.pth")
-    (tmp_path / "last_checkpoint").write_text("epoch_1.pth")
-    with pytest.raises(InputError, match="has no history"):
-        read_run(tmp_path)
-    history = [{"epoch": 1, "loss": 0.5}]
-    hub = {"runtime_info": {"history": history}}
-    torch.save({"state_dict": {}, "message_hub": hub}, tmp_path / "epoch_1.pth")
-    run = read_run(tmp_path)
-    assert (run.name, run.history, run.checkpoint.name) == ("ResNet-18", history, "epoch_1.pth")
+def test_seeds_are_thin_lines_around_their_mean():
+    seeds = [
+        [{"epoch": 1, "v": 1.0}, {"epoch": 2, "v": 2.0}],
+        [{"epoch": 1}, {"epoch": 2, "v": 4.0}],
+    ]
+    axes = Figure().add_subplot()
+    _draw_seeds(axes, "v", seeds, color="red")
+    lines = [(list(line.get_xdata()), list(line.get_ydata())) for line in axes.lines]
+    assert lines == [([1, 2], [1, 2]), ([2], [4]), ([1, 2], [1, 3])]
