@@ -35,7 +35,7 @@ test: install lint .venv/peers
 # mmcv's compiled operators beside the stand-ins for them, in an environment of their own.
 # WHEEL=path takes an onedl-mmcv wheel that has them; without, they are compiled: about 25 minutes.
 test-mmcv-ext: .venv-mmcv-ext/installed
-	PYTHONPATH=. OMP_WAIT_POLICY=passive .venv-mmcv-ext/bin/python tests/mm/compare_ops.py
+	PYTHONPATH=. OMP_WAIT_POLICY=passive .venv-mmcv-ext/bin/python tests/mm/ops/compare_ops.py
 
 # It sees the packages of .venv, after its own.
 .venv-mmcv-ext/installed: .venv/installed $(WHEEL)

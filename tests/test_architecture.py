@@ -1,4 +1,6 @@
-"""Who may import whom: kernels <- scans <- layers <- backbones, tracking <- mm <- tools."""
+"""Who may import whom: kernels <- scans <- layers <- backbones, tracking <- mm <- tools; within mm
+ops <- checkpoints <- models <- data <- scenes <- training <- inference <- reports.
+"""
 
 import ast
 import subprocess
@@ -11,6 +13,8 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "statescan"
 # A room may import itself and the rooms before it; errors.py and files.py are open to all.
 ORDER = ["kernels", "scans", "layers", "backbones", "tracking", "mm"]
+# So may a folder of mm, besides mm/errors.py; mm/__init__.py imports what it registers.
+MM_ORDER = ["ops", "checkpoints", "models", "data", "scenes", "training", "inference", "reports"]
 OPENMMLAB = {"mmengine", "mmcv", "mmdet", "mmseg"}
 FILES = sorted(PACKAGE.rglob("*.py"))
 
@@ -40,11 +44,47 @@ def test_arrows(path):
         assert parts[0] not in {"tools", "tests", "configs", "benchmarks"}
 
 
-def test_a_wrong_arrow_would_be_seen(tmp_path, monkeypatch):
-    wrong = PACKAGE / "kernels" / "wrong.py"
-    monkeypatch.setattr(Path, "read_text", lambda self: "from ..backbones import vmamba")
-    with pytest.raises(AssertionError, match=r"kernels imports statescan\.backbones"):
-        test_arrows(wrong)
+MM_FILES = sorted((PACKAGE / "mm").glob("*/*.py"))
+
+
+@pytest.mark.parametrize("path", MM_FILES, ids=lambda p: str(p.relative_to(PACKAGE / "mm")))
+def test_arrows_within_mm(path):
+    folder = path.parent.name
+    allowed = {"errors", *MM_ORDER[: MM_ORDER.index(folder) + 1]}
+    for module in imported_modules(path):
+        parts = module.split(".")
+        if parts[:2] == ["statescan", "mm"] and len(parts) > 2:
+            assert parts[2] in allowed, f"{folder} imports {module}"
+
+
+@pytest.mark.parametrize(
+    ("test", "room", "line", "told"),
+    [
+        (
+            test_arrows,
+            "kernels",
+            "from ..backbones import vmamba",
+            "kernels imports statescan.back",
+        ),
+        (
+            test_arrows_within_mm,
+            "mm/data",
+            "from ..reports import runs",
+            "data imports statescan.mm",
+        ),
+        (
+            test_arrows_within_mm,
+            "mm/data",
+            "from .. import train",
+            "data imports statescan.mm.train",
+        ),
+    ],
+    ids=["rooms", "mm", "all-of-mm"],
+)
+def test_a_wrong_arrow_would_be_seen(monkeypatch, test, room, line, told):
+    monkeypatch.setattr(Path, "read_text", lambda self: line)
+    with pytest.raises(AssertionError, match=told):
+        test(PACKAGE / room / "wrong.py")
 
 
 def test_import_needs_torch_and_timm_alone():

@@ -13,12 +13,12 @@ import numpy as np
 from mmengine.config import Config, DictAction
 
 from statescan.mm import InputError, find_config, load_config
-from statescan.mm.checkpoint import atomic_write
-from statescan.mm.drawing import Painter
-from statescan.mm.inference import building
-from statescan.mm.launch import run_tool
-from statescan.mm.picture import draw_confusion, draw_sheet
-from statescan.mm.samples import build_dataset
+from statescan.mm.checkpoints.files import atomic_write
+from statescan.mm.inference.predictor import building
+from statescan.mm.reports.drawing import Painter
+from statescan.mm.reports.picture import draw_confusion, draw_sheet
+from statescan.mm.reports.samples import build_dataset
+from statescan.mm.training.launch import run_tool
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 
@@ -52,8 +52,8 @@ def find_errors(config: Config, predictions: str, threshold: float):
         from mmdet.datasets import CocoDataset
         from mmseg.datasets import BaseSegDataset
 
-    from statescan.mm.detection_errors import DetectionErrors
-    from statescan.mm.segmentation_errors import SegmentationErrors
+    from statescan.mm.reports.detection_errors import DetectionErrors
+    from statescan.mm.reports.segmentation_errors import SegmentationErrors
 
     dataset = build_dataset(config, "test")
     if isinstance(dataset, CocoDataset):

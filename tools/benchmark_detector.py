@@ -37,7 +37,7 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor, nn
 
-import statescan.mm.mamba_yolo  # noqa: F401
+import statescan.mm.models.mamba_yolo  # noqa: F401
 from statescan.backbones.mamba_yolo_detector import flatten
 from statescan.files import atomic_write
 

@@ -10,11 +10,11 @@ from pathlib import Path
 from mmengine.config import DictAction
 
 from statescan.mm import find_config, load_config
-from statescan.mm.checkpoint import atomic_write
-from statescan.mm.launch import run_tool
-from statescan.mm.media import Window
-from statescan.mm.picture import draw_sheet
-from statescan.mm.samples import draw_samples
+from statescan.mm.checkpoints.files import atomic_write
+from statescan.mm.inference.media import Window
+from statescan.mm.reports.picture import draw_sheet
+from statescan.mm.reports.samples import draw_samples
+from statescan.mm.training.launch import run_tool
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 

@@ -16,10 +16,10 @@ import torch
 from mmengine.config import Config, DictAction
 
 from statescan.mm import InputError, evaluate, load_config, train
-from statescan.mm.baselines import baselines
-from statescan.mm.checkpoint import atomic_write, latest_checkpoint
-from statescan.mm.datasets import Cifar10
-from statescan.mm.launch import run_tool
+from statescan.mm.checkpoints.files import atomic_write, latest_checkpoint
+from statescan.mm.data.classification import Cifar10
+from statescan.mm.reports.baselines import baselines
+from statescan.mm.training.launch import run_tool
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / "configs/classification"

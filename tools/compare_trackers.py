@@ -20,9 +20,9 @@ from tqdm import tqdm
 
 from statescan.files import atomic_write
 from statescan.mm import InputError, find_config, load_config, train
-from statescan.mm.checkpoint import latest_checkpoint
-from statescan.mm.following import build_tracker, follow
-from statescan.mm.launch import run_tool
+from statescan.mm.checkpoints.files import latest_checkpoint
+from statescan.mm.inference.following import build_tracker, follow
+from statescan.mm.training.launch import run_tool
 from statescan.tracking import mot_files
 from statescan.tracking.evaluation import TOGETHER, evaluate_each
 from statescan.tracking.mot_files import NO_BOXES, Boxes

@@ -21,10 +21,14 @@ from mmengine.config import Config, DictAction
 
 from statescan.files import atomic_write
 from statescan.mm import InputError, find_config, load_config
-from statescan.mm.dense_baselines import constant_boxes_map, constant_class, evaluate_untrained
-from statescan.mm.launch import run_tool
-from statescan.mm.report import draw_report
-from statescan.mm.runs import Run, finish, show_run
+from statescan.mm.reports.dense_baselines import (
+    constant_boxes_map,
+    constant_class,
+    evaluate_untrained,
+)
+from statescan.mm.reports.runs import Run, finish, show_run
+from statescan.mm.reports.trainings import draw_report
+from statescan.mm.training.launch import run_tool
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 

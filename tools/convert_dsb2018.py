@@ -17,7 +17,7 @@ from pycocotools import mask as coco_mask
 
 from statescan.files import atomic_write
 from statescan.mm import InputError
-from statescan.mm.launch import run_tool
+from statescan.mm.training.launch import run_tool
 
 
 def parse_args() -> argparse.Namespace:

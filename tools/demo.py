@@ -14,10 +14,10 @@ import numpy as np
 from mmengine.config import DictAction
 
 from statescan.mm import find_config, load_config
-from statescan.mm.drawing import Painter
-from statescan.mm.inference import Predictor, read_metainfo
-from statescan.mm.launch import run_tool
-from statescan.mm.media import Window, redraw
+from statescan.mm.inference.media import Window, redraw
+from statescan.mm.inference.predictor import Predictor, read_metainfo
+from statescan.mm.reports.drawing import Painter
+from statescan.mm.training.launch import run_tool
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 

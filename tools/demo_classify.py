@@ -14,11 +14,11 @@ import numpy as np
 from mmengine.config import Config, DictAction
 
 from statescan.mm import InputError, StateScanRunner, evaluate, load_config, train
-from statescan.mm.baselines import baselines
-from statescan.mm.checkpoint import atomic_write, latest_checkpoint
-from statescan.mm.datasets import load_cells, split_cells
-from statescan.mm.launch import Evaluation, run_tool
-from statescan.mm.picture import Answers, Curve, draw
+from statescan.mm.checkpoints.files import atomic_write, latest_checkpoint
+from statescan.mm.data.classification import load_cells, split_cells
+from statescan.mm.reports.baselines import baselines
+from statescan.mm.reports.picture import Answers, Curve, draw
+from statescan.mm.training.launch import Evaluation, run_tool
 
 CONFIG = Path(__file__).resolve().parents[1] / "configs/classification/vmamba/vmamba_nano_elpv.py"
 METRICS = ("roc_auc", "balanced_accuracy")

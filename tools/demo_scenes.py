@@ -18,13 +18,17 @@ from typing import NamedTuple
 from mmengine.config import Config, DictAction
 
 from statescan.mm import InputError, evaluate, load_config, train
-from statescan.mm.checkpoint import atomic_write, latest_checkpoint
-from statescan.mm.dense_baselines import constant_boxes_map, constant_class, evaluate_untrained
-from statescan.mm.launch import run_tool
-from statescan.mm.report import draw_report
-from statescan.mm.scene_files import Plan, compose
-from statescan.mm.scene_pictures import Rows, draw_boxes, draw_maps
-from statescan.mm.sprites import Sprites, folder_sprites, stamp_sprites, stamps
+from statescan.mm.checkpoints.files import atomic_write, latest_checkpoint
+from statescan.mm.reports.dense_baselines import (
+    constant_boxes_map,
+    constant_class,
+    evaluate_untrained,
+)
+from statescan.mm.reports.scene_pictures import Rows, draw_boxes, draw_maps
+from statescan.mm.reports.trainings import draw_report
+from statescan.mm.scenes.files import Plan, compose
+from statescan.mm.scenes.sprites import Sprites, folder_sprites, stamp_sprites, stamps
+from statescan.mm.training.launch import run_tool
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 CACHE, SCENES = "work_dirs/stamps", "work_dirs/scenes"

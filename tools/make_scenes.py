@@ -8,9 +8,9 @@ one subfolder a category. ``--moving`` makes videos with track ids instead.
 
 import argparse
 
-from statescan.mm.launch import run_tool
-from statescan.mm.scene_files import Plan, compose
-from statescan.mm.sprites import folder_sprites, stamp_sprites, stamps
+from statescan.mm.scenes.files import Plan, compose
+from statescan.mm.scenes.sprites import folder_sprites, stamp_sprites, stamps
+from statescan.mm.training.launch import run_tool
 
 DEFAULTS = Plan()
 CACHE = "work_dirs/stamps"

@@ -15,8 +15,8 @@ from tqdm import tqdm
 
 from statescan.files import atomic_write
 from statescan.mm.errors import InputError
-from statescan.mm.launch import run_tool
-from statescan.mm.video import Frames
+from statescan.mm.inference.frames import Frames
+from statescan.mm.training.launch import run_tool
 from statescan.tracking import mot_files
 from statescan.tracking.coco import to_coco
 

@@ -12,8 +12,8 @@ from pathlib import Path
 from mmengine.dist import is_main_process
 
 from statescan.mm import evaluate
-from statescan.mm.checkpoint import atomic_write
-from statescan.mm.launch import add_arguments, read_config, run_tool
+from statescan.mm.checkpoints.files import atomic_write
+from statescan.mm.training.launch import add_arguments, read_config, run_tool
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 

@@ -12,11 +12,17 @@ from pathlib import Path
 from mmengine.config import DictAction
 
 from statescan.mm import find_config, load_config
-from statescan.mm.following import TRACKERS, build_tracker, from_detector, from_file, tracker_config
-from statescan.mm.inference import Predictor
-from statescan.mm.launch import run_tool
-from statescan.mm.track_video import track_video
-from statescan.mm.video import Frames
+from statescan.mm.inference.following import (
+    TRACKERS,
+    build_tracker,
+    from_detector,
+    from_file,
+    tracker_config,
+)
+from statescan.mm.inference.frames import Frames
+from statescan.mm.inference.predictor import Predictor
+from statescan.mm.inference.track_video import track_video
+from statescan.mm.training.launch import run_tool
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 MTP = "mambatrack_retinanet_vmamba_nano_pets"

@@ -8,8 +8,8 @@ torchrun's ``--nnodes`` and ``--rdzv-endpoint``.
 import argparse
 from pathlib import Path
 
-from statescan.mm.launch import add_arguments, read_config, run_tool, train, use_amp
-from statescan.mm.sharding import STRATEGIES, use_strategy
+from statescan.mm.training.launch import add_arguments, read_config, run_tool, train, use_amp
+from statescan.mm.training.sharding import STRATEGIES, use_strategy
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 

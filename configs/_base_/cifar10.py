@@ -1,4 +1,5 @@
-# CIFAR-10 at 32 pixels from two npz files of JPEGs; see Cifar10 in statescan/mm/datasets.py.
+# CIFAR-10 at 32 pixels from two npz files of JPEGs; see Cifar10 in
+# statescan/mm/data/classification.py.
 _base_ = "runtime.py"
 
 data_root = "data/cifar10"

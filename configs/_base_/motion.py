@@ -1,5 +1,5 @@
 # MambaTrack's motion predictor as published: 512 channels, 3 blocks, batch 64, the Transformer's
-# schedule. See MotionWindows in statescan/mm/motion.py for the data.
+# schedule. See MotionWindows in statescan/mm/training/motion.py for the data.
 _base_ = "runtime.py"
 
 dim, steps = 512, 10

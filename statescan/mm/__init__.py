@@ -1,6 +1,12 @@
 """Training, evaluation and OpenMMLab's registries: the only room that imports MMEngine.
 
-``custom_imports = dict(imports=["statescan.mm"])`` in a config registers everything here.
+``custom_imports = dict(imports=["statescan.mm"])`` in a config registers what needs MMEngine alone.
+What needs MMDetection or MMSegmentation besides is imported by name: `models.mamba_yolo`,
+`models.unet`, `data.masks`, `data.camvid`.
+
+A folder imports itself and those before it, and `errors`:
+
+    ops <- checkpoints <- models <- data <- scenes <- training <- inference <- reports
 """
 
 import warnings
@@ -16,49 +22,17 @@ except ImportError as error:
         f"statescan.mm needs MMEngine, but {error}: pip install statescan[train]"
     ) from error
 else:
-    from . import ops  # before anything imports mmcv.ops
+    from . import ops  # noqa: F401  before anything imports mmcv.ops
 
-from . import (
-    backbone,
-    classifier,
-    data_checks,
-    datasets,
-    hooks,
-    loading,
-    loops,
-    metrics,
-    motion,
-    neck,
-    optim,
-    saving,
-    trackers,
-)
+# What is imported here for nothing else is registered by that.
+from .data import checks, classification, loading  # noqa: F401
 from .errors import InputError
-from .launch import evaluate, find_config, load_config, train
-from .runner import StateScanRunner
+from .models import backbone, classifier, neck, trackers  # noqa: F401
+from .training import hooks, loops, metrics, motion, optim, saving  # noqa: F401
+from .training.launch import evaluate, find_config, load_config, train
+from .training.runner import StateScanRunner
 
 # MMEngine finds "mmseg::..." by the distribution's name; the module's serves every distribution.
 MODULE2PACKAGE["mmseg"] = "mmseg"
 
-__all__ = [
-    "InputError",
-    "StateScanRunner",
-    "backbone",
-    "classifier",
-    "data_checks",
-    "datasets",
-    "evaluate",
-    "find_config",
-    "hooks",
-    "load_config",
-    "loading",
-    "loops",
-    "metrics",
-    "motion",
-    "neck",
-    "ops",
-    "optim",
-    "saving",
-    "trackers",
-    "train",
-]
+__all__ = ["InputError", "StateScanRunner", "evaluate", "find_config", "load_config", "train"]

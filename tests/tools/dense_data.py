@@ -10,7 +10,7 @@ from mmengine.registry import MODELS
 from PIL import Image
 
 from statescan.mm import load_config
-from statescan.mm.inference import in_scope
+from statescan.mm.inference.predictor import in_scope
 
 CLASSES = ("red", "blue")
 COLORS = np.array([[40, 40, 40], [220, 30, 30], [30, 30, 220]], np.uint8)  # background first

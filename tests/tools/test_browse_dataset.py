@@ -11,7 +11,7 @@ from dense_data import SIZE, write_config, write_images
 from PIL import Image
 
 from statescan.mm import load_config
-from statescan.mm.samples import draw_samples
+from statescan.mm.reports.samples import draw_samples
 
 ROOT = Path(__file__).resolve().parents[2]
 BOXES = [[(4, 6, 20, 12, 0), (30, 20, 24, 16, 1)], [], [(10, 10, 30, 30, 1)]]

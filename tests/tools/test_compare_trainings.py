@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from statescan.mm import find_config, load_config
-from statescan.mm.checkpoint import read_training_checkpoint
+from statescan.mm.checkpoints.files import read_training_checkpoint
 
 ROOT = Path(__file__).parents[2]
 CHANNELS = [8, 16, 24, 32]  # of test_vmamba

@@ -11,10 +11,10 @@ from dense_data import SIZE, save_weights, write_checkpoint, write_config, write
 from mmengine.dataset import pseudo_collate
 
 from statescan.mm import load_config
-from statescan.mm.drawing import Painter
-from statescan.mm.inference import Predictor, in_scope, read_metainfo
-from statescan.mm.media import read_image
-from statescan.mm.samples import build_dataset
+from statescan.mm.inference.media import read_image
+from statescan.mm.inference.predictor import Predictor, in_scope, read_metainfo
+from statescan.mm.reports.drawing import Painter
+from statescan.mm.reports.samples import build_dataset
 
 ROOT = Path(__file__).resolve().parents[2]
 BOXES = [[(4, 6, 20, 12, 0), (30, 20, 24, 16, 1)], [(10, 10, 30, 30, 1)]]

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from statescan.mm import InputError, datasets
+from statescan.mm import InputError
+from statescan.mm.data import classification
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -25,8 +26,8 @@ def demo(monkeypatch, tmp_path):
         np.repeat([0, 1 / 3, 2 / 3, 1], 20),
         np.tile(["mono", "poly"], 40),
     )
-    monkeypatch.setattr(datasets, "_photographs", lambda: photographs)
-    datasets.load_cells.cache_clear()
+    monkeypatch.setattr(classification, "_photographs", lambda: photographs)
+    classification.load_cells.cache_clear()
     work = tmp_path / "demo"
 
     def run(*args: str) -> Path:
@@ -38,7 +39,7 @@ def demo(monkeypatch, tmp_path):
         return work
 
     yield run
-    datasets.load_cells.cache_clear()
+    classification.load_cells.cache_clear()
 
 
 def test_writes_checkpoint_numbers_and_picture(demo, capsys):

@@ -10,7 +10,8 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from sprite_folder import load_tool, write_sprites
 
-from statescan.mm import InputError, sprites
+from statescan.mm import InputError
+from statescan.mm.scenes import sprites
 from statescan.tracking import mot_files
 
 SIZE = ["--size", "64", "48"]

@@ -173,7 +173,7 @@ def test_old_results_stay_when_a_run_fails(folder, run, monkeypatch):
     def broken(*args, **kwargs):
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr("statescan.mm.track_video.as_boxes", broken)
+    monkeypatch.setattr("statescan.mm.inference.track_video.as_boxes", broken)
     with pytest.raises(RuntimeError, match="out of memory"):
         run_on(folder / "frames", folder, run)
     assert {p.name: p.read_bytes() for p in (folder / "out").iterdir()} == before

@@ -5,7 +5,7 @@ _base_ = [
     "mmdet::_base_/datasets/coco_detection.py",
     "mmdet::_base_/default_runtime.py",
 ]
-custom_imports = dict(imports=["statescan.mm", "statescan.mm.mamba_yolo"])
+custom_imports = dict(imports=["statescan.mm", "statescan.mm.models.mamba_yolo"])
 runner_type = "StateScanRunner"
 default_hooks = dict(checkpoint=dict(type="SafeCheckpointHook"))
 epochs = 300

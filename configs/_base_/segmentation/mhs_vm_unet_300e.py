@@ -3,7 +3,9 @@
 # draw one angle for a whole training; here every rotation has its own. They keep the epoch of the
 # least validation loss, here it is that of the best Dice.
 _base_ = "../runtime.py"
-custom_imports = dict(imports=["statescan.mm", "statescan.mm.masks", "statescan.mm.unet"])
+custom_imports = dict(
+    imports=["statescan.mm", "statescan.mm.data.masks", "statescan.mm.models.unet"]
+)
 default_scope = "mmseg"
 runner_type = "StateScanRunner"
 data_root = "data/isic2018"

@@ -2,7 +2,9 @@
 # MHS-VM's U-Net at a sixth of its width with a block a stage, for one CPU core. Folders and masks
 # come from `tools/convert_dsb2018.py --masks`.
 _base_ = "../from_scratch.py"
-custom_imports = dict(imports=["statescan.mm", "statescan.mm.masks", "statescan.mm.unet"])
+custom_imports = dict(
+    imports=["statescan.mm", "statescan.mm.data.masks", "statescan.mm.models.unet"]
+)
 default_scope = "mmseg"
 data_root = "data/dsb2018_masks"
 epochs = 10

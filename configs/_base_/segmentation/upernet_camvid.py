@@ -1,7 +1,7 @@
 # Street scenes (CamVid, 367 training and 101 validation images of 480x360) at half their size:
 # UPerNet with heads of an eighth of the usual width, for one CPU core.
 _base_ = ["../from_scratch.py", "mmseg::_base_/models/upernet_r50.py"]
-custom_imports = dict(imports=["statescan.mm", "statescan.mm.camvid"])
+custom_imports = dict(imports=["statescan.mm", "statescan.mm.data.camvid"])
 default_scope = "mmseg"
 data_root = "data/camvid"
 epochs = 12

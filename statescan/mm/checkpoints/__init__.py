@@ -1,0 +1,1 @@
+"""Checkpoint files and the weights in them: written whole, read safely, translated."""

@@ -1,0 +1,1 @@
+"""Where data lie, how they are read and checked: datasets, transforms, loading."""

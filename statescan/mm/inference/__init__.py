@@ -1,0 +1,1 @@
+"""Trained models on images and videos: predicting, tracking, reading and writing media."""

@@ -1,0 +1,1 @@
+"""What configs build: backbones, necks, heads, whole models and trackers."""

@@ -1,0 +1,1 @@
+"""Scenes with exact labels, composed of cut-outs and photographs."""
