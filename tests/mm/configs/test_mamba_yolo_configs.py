@@ -106,7 +106,7 @@ def on(config, images):
 
 @pytest.mark.parametrize("pipeline", ["train_pipeline", "last_pipeline"])
 def test_pipelines(images, pipeline):
-    """Squares of 320 pixels from every image, its objects where they are to be seen."""
+    """Squares of 256 pixels from every image, its objects where they are to be seen."""
     config = on(Config.fromfile(OURS), images)
     config.train_dataloader.dataset.pipeline = config[pipeline]
     with DefaultScope.overwrite_default_scope("mmdet"):
@@ -115,11 +115,11 @@ def test_pipelines(images, pipeline):
     seen = 0
     for i in range(3 * len(SHAPES)):
         item = dataset[i % len(SHAPES)]
-        assert item["inputs"].shape == (3, 320, 320)
+        assert item["inputs"].shape == (3, 256, 256)
         sample = item["data_samples"].gt_instances
         for box, label in zip(sample.bboxes.tensor, sample.labels, strict=True):
             assert (box >= 0).all()
-            assert (box <= 320).all()
+            assert (box <= 256).all()
             x, y, x2, y2 = (*(box[:2].int() + 2).tolist(), *(box[2:].int() - 2).tolist())
             patch = item["inputs"][:, y:y2, x:x2].float()
             if patch.numel() > 100:  # the colour of its class, in the order of BGR
@@ -134,7 +134,7 @@ def test_letterbox_of_the_test_pipeline(images):
     with DefaultScope.overwrite_default_scope("mmdet"):
         dataset = DATASETS.build(config.val_dataloader.dataset)
     item = dataset[1]  # 300 x 4000
-    assert item["inputs"].shape == (3, 320, 320)
+    assert item["inputs"].shape == (3, 256, 256)
     assert (item["inputs"][:, 24:] == 114).all()
     assert (item["inputs"][:, :24] != 114).any()
     assert item["data_samples"].scale_factor == pytest.approx((0.08, 0.08))
