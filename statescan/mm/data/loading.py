@@ -176,10 +176,10 @@ def _decoded(decode: Callable[[], Any]) -> Any:
 
 
 def load_safely(config: Any, skip_corrupt: bool, segmentation: bool) -> Any:
-    """A dataset's config with `LoadImage` and `LoadLabels` where it has the usual transforms.
+    """A config with `LoadImage` and `LoadLabels` where it has the usual transforms.
 
     Args:
-        config: Dataset's config, with others and pipelines inside.
+        config: Of a dataset, with others and pipelines inside, or of a hook with a pipeline.
         skip_corrupt: Skip corrupt files, but for datasets with ``test_mode``: no figure of an
             evaluation should be of fewer images than it says.
         segmentation: Whether ``LoadAnnotations`` is MMSegmentation's.

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
+from typing import Any
 
 import torch
 from mmengine.device import get_device
 from mmengine.dist import barrier, is_distributed
+from mmengine.hooks import Hook
 from mmengine.logging import MMLogger
 from mmengine.model import is_model_wrapper
 from mmengine.registry import RUNNERS
@@ -114,11 +116,16 @@ class StateScanRunner(Runner):
     def build_dataloader(self, dataloader: DataLoader | dict, *args, **kwargs) -> DataLoader:
         """A data loader whose pipelines name or skip what cannot be read."""
         if isinstance(dataloader, dict):
-            segmentation = self.cfg.get("default_scope") == "mmseg"
-            skip = self.cfg.get("skip_corrupt", False)
-            dataset = load_safely(dataloader["dataset"], skip, segmentation)
-            dataloader = {**dataloader, "dataset": dataset}
+            dataloader = {**dataloader, "dataset": self._load_safely(dataloader["dataset"])}
         return super().build_dataloader(dataloader, *args, **kwargs)
+
+    def register_hook(self, hook: Hook | dict, *args, **kwargs) -> None:
+        """Register a hook; a pipeline that it switches to reads as those of the data loaders."""
+        super().register_hook(self._load_safely(hook), *args, **kwargs)
+
+    def _load_safely(self, config: Any) -> Any:
+        segmentation = self.cfg.get("default_scope") == "mmseg"
+        return load_safely(config, self.cfg.get("skip_corrupt", False), segmentation)
 
     def build_logger(self, *args, **kwargs) -> MMLogger:
         """MMEngine's logger with its console handler at warnings."""

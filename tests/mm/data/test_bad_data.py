@@ -178,6 +178,17 @@ def test_corrupt_files_are_skipped_and_counted(corrupt, tmp_path):
     assert f"{sentence} '{path}' ends early" in log.read_text()
 
 
+@pytest.mark.parametrize("corrupt", ["detector"], indirect=True)
+def test_a_pipeline_that_a_hook_switches_to_skips_too(corrupt):
+    config, _ = corrupt
+    config.skip_corrupt = True
+    config.val_cfg = config.val_dataloader = config.val_evaluator = None
+    pipeline = config.train_dataloader.dataset.pipeline
+    switch = {"type": "PipelineSwitchHook", "switch_epoch": 0, "switch_pipeline": pipeline}
+    config.custom_hooks = [switch]
+    assert train(config).message_hub.get_info("skipped_images") >= 1
+
+
 @pytest.mark.parametrize("corrupt", ["segmenter"], indirect=True)
 def test_no_figure_is_of_fewer_images(corrupt):
     config, _ = corrupt
