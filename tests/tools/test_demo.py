@@ -193,7 +193,7 @@ def test_no_screen(demo, data, monkeypatch):
     [
         ("none.png", None, "there is no image, folder or video '{}'"),
         ("text.mp4", b"no video", "'{}' cannot be read, as an image or as a video"),
-        ("half.png", b"\x89PNG\r\n\x1a\n", "image '{}' cannot be read: "),
+        ("half.png", b"\x89PNG\r\n\x1a\n", "image '{}' ends early: mend or remove it"),
         ("empty", {}, "folder '{}' has no image that can be read"),
     ],
     ids=["missing", "no-video", "damaged", "empty-folder"],

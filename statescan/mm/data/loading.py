@@ -10,6 +10,7 @@ import os
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -46,6 +47,26 @@ def read_whole(path: str, backend_args: dict | None = None) -> bytes:
     if ends_early(data):
         raise CorruptFile("ends early")
     return data
+
+
+@contextmanager
+def naming(file: str | Path) -> Iterator[None]:
+    """Makes an `InputError` of a `CorruptFile`, with the name of the file."""
+    try:
+        yield
+    except CorruptFile as error:
+        raise InputError(f"image {str(file)!r} {error}: mend or remove it") from error
+
+
+def decoded(decode: Callable[[], Any]) -> Any:
+    """What ``decode`` gives; raises `CorruptFile` where that is None or an error."""
+    try:
+        result = decode()
+    except Exception as error:  # each decoder has errors of its own, which name no file
+        raise CorruptFile("cannot be decoded") from error
+    if result is None:
+        raise CorruptFile("cannot be decoded")
+    return result
 
 
 def ends_early(data: bytes) -> bool:
@@ -140,7 +161,7 @@ class LoadImage(_Load):
         import mmcv
 
         data = read_whole(sample["img_path"], self.backend_args)
-        image = _decoded(lambda: mmcv.imfrombytes(data, **self.decoding))
+        image = decoded(lambda: mmcv.imfrombytes(data, **self.decoding))
         image = image.astype(np.float32) if self.to_float32 else image
         return sample | {"img": image, "img_shape": image.shape[:2], "ori_shape": image.shape[:2]}
 
@@ -161,18 +182,7 @@ class LoadLabels(_Load):
     def load(self, sample: dict) -> dict:
         """Adds ``gt_seg_map`` (H, W)."""
         read_whole(sample["seg_map_path"], self.inner.backend_args)
-        return _decoded(lambda: self.inner(sample))
-
-
-def _decoded(decode: Callable[[], Any]) -> Any:
-    """What ``decode`` gives; it must not be None."""
-    try:
-        result = decode()
-    except Exception as error:  # each decoder has errors of its own, which name no file
-        raise CorruptFile("cannot be decoded") from error
-    if result is None:
-        raise CorruptFile("cannot be decoded")
-    return result
+        return decoded(lambda: self.inner(sample))
 
 
 def load_safely(config: Any, skip_corrupt: bool, segmentation: bool) -> Any:

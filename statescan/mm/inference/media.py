@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -12,10 +11,10 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
 from ...files import atomic_write
+from ..data.loading import decoded, naming, read_whole
 from ..errors import InputError
 
 Draw = Callable[[np.ndarray], np.ndarray]
@@ -34,16 +33,9 @@ def read_image(path: str | Path) -> np.ndarray:
     Raises:
         InputError: The file is missing, no image, or damaged.
     """
-    try:
-        data = Path(path).read_bytes()
-        with Image.open(io.BytesIO(data)) as image:
-            image.load()  # unlike OpenCV, Pillow refuses a file that ends early
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise InputError(f"image {str(path)!r} cannot be read: {error}") from error
-    decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-    if decoded is None:
-        raise InputError(f"image {str(path)!r} cannot be read by OpenCV")
-    return decoded
+    with naming(path):
+        data = np.frombuffer(read_whole(str(path)), np.uint8)
+        return decoded(lambda: cv2.imdecode(data, cv2.IMREAD_COLOR))
 
 
 def write_image(path: str | Path, image: np.ndarray) -> None:
