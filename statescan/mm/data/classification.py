@@ -18,6 +18,7 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from ..errors import InputError
+from .loading import decoded, naming
 from .transforms import build_transform
 
 CIFAR10_CLASSES = (
@@ -78,8 +79,14 @@ class ImageFolder(_Labelled):
         super().__init__(transform, self.images.classes)
 
     def load(self, index: int) -> tuple[Image.Image, int]:
-        """RGB image and class number, classes in the order of their folders' names."""
-        return self.images[index]
+        """RGB image and class number, classes in the order of their folders' names.
+
+        Raises:
+            InputError: The file is damaged or no longer there.
+        """
+        path, _ = self.images.samples[index]
+        with naming(path):
+            return decoded(lambda: self.images[index])
 
     def __len__(self) -> int:
         return len(self.images)

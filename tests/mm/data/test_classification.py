@@ -5,6 +5,7 @@ import pytest
 import torch
 from mmengine.registry import DATASETS
 from PIL import Image
+from torch.utils.data import DataLoader
 
 from statescan.mm import InputError
 from statescan.mm.data import classification
@@ -49,6 +50,18 @@ def test_image_folder(tmp_path):
     assert [dataset[index]["labels"] for index in range(2)] == [0, 1]
     assert dataset[0]["inputs"].shape == (3, 32, 32)
     assert dataset[0]["inputs"].mean() < dataset[1]["inputs"].mean()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_corrupt_image_is_named(tmp_path, workers):
+    path = tmp_path / "val/n02/1.jpg"
+    path.parent.mkdir(parents=True)
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8)).save(path)
+    path.write_bytes(path.read_bytes()[:900])
+    dataset = build(type="ImageFolder", root=str(tmp_path), split="val")
+    with pytest.raises(InputError) as refused:
+        next(iter(DataLoader(dataset, num_workers=workers)))
+    assert str(refused.value) == f"image '{path}' cannot be decoded: mend or remove it"
 
 
 def test_image_folder_without_images(tmp_path):
