@@ -135,9 +135,9 @@ def test_letterbox_of_the_test_pipeline(images):
         dataset = DATASETS.build(config.val_dataloader.dataset)
     item = dataset[1]  # 300 x 4000
     assert item["inputs"].shape == (3, 256, 256)
-    assert (item["inputs"][:, 24:] == 114).all()
-    assert (item["inputs"][:, :24] != 114).any()
-    assert item["data_samples"].scale_factor == pytest.approx((0.08, 0.08))
+    assert (item["inputs"][:, 19:] == 114).all()
+    assert (item["inputs"][:, :19] != 114).any()
+    assert item["data_samples"].scale_factor == pytest.approx((0.064, 19 / 300))
 
 
 @pytest.mark.filterwarnings("ignore:faster_coco_eval is not installed:UserWarning")
