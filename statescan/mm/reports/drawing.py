@@ -60,12 +60,10 @@ class Painter:
 
     def instances(self, image: np.ndarray, found: sv.Detections) -> np.ndarray:
         """The image with masks, where there are any, boxes, names and, of predictions, scores."""
-        if found.confidence is not None:
-            found = found[found.confidence >= self.threshold]
-        thickness = sv.calculate_optimal_line_thickness(image.shape[1::-1])
-        drawn = image.copy()
+        found, drawn = self._sure(found), image.copy()
         if found.mask is not None:
             drawn = sv.MaskAnnotator(self.palette, opacity=0.45).annotate(drawn, found)
+        thickness = sv.calculate_optimal_line_thickness(image.shape[1::-1])
         drawn = sv.BoxAnnotator(self.palette, thickness=thickness).annotate(drawn, found)
         return self._names(drawn, found, sv.Position.TOP_LEFT)
 
@@ -92,6 +90,10 @@ class Painter:
         """What class ``number`` is called."""
         return self.classes[number] if number < len(self.classes) else f"class {number}"
 
+    def _sure(self, found: sv.Detections) -> sv.Detections:
+        """Those over the threshold, of predictions."""
+        return found if found.confidence is None else found[found.confidence >= self.threshold]
+
     def _names(self, image: np.ndarray, found: sv.Detections, where: sv.Position) -> np.ndarray:
         texts = [self.name(number) for number in found.class_id]
         if found.confidence is not None:
@@ -109,6 +111,20 @@ class Painter:
             text_position=where,
         )
         return annotator.annotate(image, anchors, labels=texts)
+
+
+class SmallPainter(Painter):
+    """Draws into small images: no names; masks, each in a colour of its own, in place of boxes."""
+
+    def instances(self, image: np.ndarray, found: sv.Detections) -> np.ndarray:
+        """The image with masks or, where there are none, boxes."""
+        if found.mask is None:
+            return super().instances(image, found)
+        annotator = sv.MaskAnnotator(self.palette, color_lookup=sv.ColorLookup.INDEX)
+        return annotator.annotate(image.copy(), self._sure(found))
+
+    def _names(self, image: np.ndarray, found: sv.Detections, where: sv.Position) -> np.ndarray:
+        return image
 
 
 def _largest_region(mask: np.ndarray) -> np.ndarray:

@@ -13,10 +13,11 @@ from mmengine.dataset import pseudo_collate
 
 from ..checkpoints.files import latest_checkpoint
 from ..errors import InputError
+from ..inference.media import read_image
 from ..inference.predictor import Predictor, in_scope
 from ..training.launch import train
+from .drawing import SmallPainter
 from .samples import build_dataset
-from .trainings import draw_prediction, draw_truth
 
 
 class Run(NamedTuple):
@@ -45,7 +46,7 @@ def finish(config: Config) -> Run:
 class Shown(NamedTuple):
     """What a trained model is and sees.
 
-    ``parameters`` is their number; ``truth`` and ``predicted`` are images (H, W, 3) uint8, RGB.
+    ``parameters`` is their number; ``truth`` and ``predicted`` are images (H, W, 3) uint8, BGR.
     """
 
     parameters: int
@@ -57,13 +58,15 @@ def show_run(run: Run, count: int) -> Shown:
     """Draw ``count`` test samples of a training, evenly spaced, with truth and with prediction."""
     predictor = Predictor(run.config, run.checkpoint)
     dataset = build_dataset(run.config, "test")
-    palette = dataset.metainfo.get("palette")
+    meta = dataset.metainfo
+    painter = SmallPainter(meta.get("classes", ()), meta.get("palette"), threshold=0.5)
     with torch.inference_mode(), in_scope(run.config):
         numbers = np.linspace(0, len(dataset) - 1, count + 2)[1:-1].round().astype(int)
         batch = pseudo_collate([dataset[int(number)] for number in numbers])
-        samples = predictor.model.test_step(batch)
+        samples = [sample.cpu() for sample in predictor.model.test_step(batch)]
+    images = [read_image(sample.img_path) for sample in samples]
     return Shown(
         sum(parameter.numel() for parameter in predictor.model.parameters()),
-        [draw_truth(sample, palette) for sample in samples],
-        [draw_prediction(sample, palette) for sample in samples],
+        [painter.truth(*shown) for shown in zip(images, samples, strict=True)],
+        [painter.prediction(*shown) for shown in zip(images, samples, strict=True)],
     )

@@ -5,110 +5,13 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping, Sequence
 
-import cv2
 import numpy as np
 from PIL import Image
 
 from .picture import INK, LOSS, METRIC, MUTED, WRONG
 
 LINES = (METRIC, WRONG, "#3b8f4b", "#8a5aa8")  # a colour a training
-COLORS = np.array(  # a colour a class, RGB
-    [[230, 85, 60], [45, 120, 230], [250, 200, 40], [60, 180, 90], [170, 90, 200], [60, 200, 210]],
-    np.uint8,
-)
 COLUMN_INCHES, CURVE_INCHES, DPI = 2.6, 3.2, 80
-
-
-def draw_instances(
-    image: np.ndarray,
-    boxes: np.ndarray,
-    labels: np.ndarray,
-    masks: np.ndarray | None = None,
-) -> np.ndarray:
-    """Draw objects in the colours of their classes; or with masks, each in a colour of its own.
-
-    Args:
-        image: (H, W, 3) uint8, RGB.
-        boxes: (N, 4) as x1, y1, x2, y2 in pixels.
-        labels: (N,) class numbers.
-        masks: (N, H, W) of 0 and 1, drawn in place of the boxes.
-
-    Returns:
-        (H, W, 3) uint8, a new array.
-    """
-    drawn = np.ascontiguousarray(image).copy()
-    if masks is None:
-        for box, label in zip(np.rint(boxes).astype(int), labels, strict=True):
-            color = COLORS[label % len(COLORS)].tolist()
-            cv2.rectangle(drawn, box[:2].tolist(), box[2:].tolist(), color, _thickness(image))
-        return drawn
-    for number, mask in enumerate(np.asarray(masks, np.uint8)):
-        color = COLORS[number % len(COLORS)]
-        drawn[mask > 0] = drawn[mask > 0] // 2 + color // 2
-        outline, _ = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
-        cv2.drawContours(drawn, outline, -1, color.tolist(), 1)
-    return drawn
-
-
-def _thickness(image: np.ndarray) -> int:
-    return max(1, round(max(image.shape) / 200))
-
-
-def draw_classes(image: np.ndarray, classes: np.ndarray, palette: Sequence) -> np.ndarray:
-    """Lay the colours of (H, W) class numbers over an (H, W, 3) image; others stay as they are.
-
-    Args:
-        image: (H, W, 3) uint8, RGB.
-        classes: (H, W) numbers; those without a colour in ``palette`` are ignored.
-        palette: A colour (R, G, B) for each class.
-
-    Returns:
-        (H, W, 3) uint8, a new array.
-    """
-    drawn, known = image.copy(), classes < len(palette)
-    colors = np.asarray(palette, np.float32)[classes[known]]
-    drawn[known] = np.rint(0.35 * image[known] + 0.65 * colors)
-    return drawn
-
-
-def draw_truth(sample, palette: Sequence | None = None) -> np.ndarray:
-    """What is true of a data sample of MMDetection or MMSegmentation, drawn on its image.
-
-    Args:
-        sample: With the path of its image, and in that image's coordinates.
-        palette: (R, G, B) of each class of a label map.
-
-    Returns:
-        (H, W, 3) uint8, RGB.
-    """
-    if "gt_sem_seg" in sample:
-        return draw_classes(_read(sample), _label_map(sample.gt_sem_seg), palette)
-    return _draw_found(sample, sample.gt_instances)
-
-
-def draw_prediction(sample, palette: Sequence | None = None, threshold: float = 0.5) -> np.ndarray:
-    """What a model says of a sample, as :func:`draw_truth`; objects over a ``threshold``."""
-    if "pred_sem_seg" in sample:
-        return draw_classes(_read(sample), _label_map(sample.pred_sem_seg), palette)
-    found = sample.pred_instances
-    return _draw_found(sample, found[found.scores > threshold])
-
-
-def _read(sample) -> np.ndarray:
-    return np.array(Image.open(sample.img_path).convert("RGB"))
-
-
-def _label_map(pixels) -> np.ndarray:
-    return pixels.data.squeeze(0).cpu().numpy()
-
-
-def _draw_found(sample, found) -> np.ndarray:
-    """Boxes or, where there are any, masks of MMDetection's instances, as they come or packed."""
-    boxes = getattr(found.bboxes, "tensor", found.bboxes).cpu().numpy()
-    masks = found.get("masks")
-    if masks is not None:
-        masks = np.asarray(getattr(masks, "masks", masks))
-    return draw_instances(_read(sample), boxes, found.labels.cpu().numpy(), masks)
 
 
 def draw_report(
@@ -126,7 +29,7 @@ def draw_report(
         histories: By training, for each of its seeds the entries with ``epoch``, ``loss`` and,
             where evaluated, ``metric``. Several seeds are thin lines around their mean.
         floors: Values of the metric to compare with, by name.
-        rows: Images (H, W, 3) uint8 by the caption of their row, as many in each row.
+        rows: Images (H, W, 3) uint8, BGR, by the caption of their row, as many in each row.
 
     Returns:
         Bytes of a PNG of 256 colours.
@@ -185,7 +88,7 @@ def _draw_row(figure, caption: str, images: Sequence[np.ndarray]) -> None:
     for axes, image in zip(
         figure.subplots(1, len(images), squeeze=False).flat, images, strict=True
     ):
-        axes.imshow(image)
+        axes.imshow(image[..., ::-1])
         axes.set_axis_off()
 
 

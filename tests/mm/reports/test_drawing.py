@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 import supervision as sv
 import torch
+from mmdet.structures import DetDataSample
+from mmdet.structures.mask import BitmapMasks
 from mmengine.structures import BaseDataElement, InstanceData, PixelData
 
-from statescan.mm.reports.drawing import Painter
+from statescan.mm.reports.drawing import Painter, SmallPainter
 
 GREY = np.full((120, 160, 3), 128, np.uint8)
 CLASSES, PALETTE = ("one", "two"), [(255, 0, 0), (0, 0, 255)]
@@ -98,3 +100,48 @@ def test_nothing_found_is_nothing_drawn(painter):
 def test_a_palette_of_other_classes_is_not_used():
     assert Painter(CLASSES, [*PALETTE, (1, 2, 3)]).palette == sv.ColorPalette.DEFAULT
     assert Painter((), PALETTE).name(7) == "class 7"
+
+
+@pytest.fixture
+def small():
+    return SmallPainter(CLASSES, PALETTE)
+
+
+def test_small_pictures_have_boxes_without_names(small, painter):
+    drawn = small.prediction(GREY, predicted([0.9, 0.9]))
+    assert tuple(drawn[60, 20]) == RED
+    assert tuple(drawn[70, 90]) == BLUE
+    assert (drawn[:28] == 128).all()
+    assert not (painter.prediction(GREY, predicted([0.9, 0.9]))[:28] == 128).all()
+
+
+def test_small_pictures_have_masks_in_a_colour_each(small):
+    masks = np.zeros((2, 120, 160), bool)
+    masks[0, 40:60, 30:50], masks[0, 45:50, 35:40] = True, False
+    masks[1, 40:60, 90:100] = True
+    found = predicted([0.9, 0.9], masks)
+    found.pred_instances.labels[:] = 0
+    drawn = small.prediction(GREY, found)
+    assert np.array_equal((drawn != 128).any(-1), masks.any(0))
+    assert tuple(drawn[41, 41]) != tuple(drawn[41, 95])
+
+
+def test_truth_and_its_prediction_look_alike(small):
+    masks = np.zeros((1, 120, 160), np.uint8)
+    masks[0, 30:80, 20:60] = 1
+    boxes, labels = torch.from_numpy(BOXES[:1]), torch.tensor([0])
+    sample = DetDataSample()
+    sample.gt_instances = InstanceData(
+        bboxes=boxes, labels=labels, masks=BitmapMasks(masks, 120, 160)
+    )
+    sample.pred_instances = InstanceData(
+        bboxes=boxes.repeat(2, 1),
+        labels=labels.repeat(2),
+        scores=torch.tensor([0.9, 0.2]),
+        masks=torch.from_numpy(np.concatenate([masks, np.ones_like(masks)])).bool(),
+    )
+    drawn = small.truth(GREY, sample)
+    assert (drawn != GREY).any()
+    assert np.array_equal(drawn, small.prediction(GREY, sample))
+    sample.gt_sem_seg = sample.pred_sem_seg = PixelData(data=torch.ones(1, 120, 160, dtype=int))
+    assert np.array_equal(small.truth(GREY, sample), small.prediction(GREY, sample))
