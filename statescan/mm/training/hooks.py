@@ -1,16 +1,14 @@
-"""Hooks: seeds, history, progress and checkpoints of a training that may be killed at any moment.
+"""Hooks: seeds, history and progress of a training that may be killed at any moment.
 
-What happens once an epoch happens at its very end, after its validation: a checkpoint then has
-the epoch's metrics too, and a resumed run repeats nothing and misses nothing.
+What happens once an epoch happens at its very end, after its validation: a checkpoint (`saving.py`)
+then has the epoch's metrics too, and a resumed run repeats nothing and misses nothing.
 """
 
 from __future__ import annotations
 
-import re
 import sys
 import time
 from datetime import timedelta
-from pathlib import Path
 
 import numpy as np
 from mmengine.dist import is_main_process
@@ -19,7 +17,6 @@ from mmengine.registry import HOOKS
 from mmengine.runner import IterBasedTrainLoop, Runner
 from tqdm import tqdm
 
-from ..checkpoints.files import POINTER, atomic_write, drop_logs
 from .loops import seed_everything
 
 
@@ -141,53 +138,6 @@ class EpochEndHook(Hook):
         if done > self.ended:
             self.ended = done
             self.end_of_epoch(runner)
-
-
-@HOOKS.register_module()
-class AtomicCheckpointHook(EpochEndHook):
-    """Saves ``epoch_N.pth`` or ``iter_N.pth`` so that a kill at any moment leaves a usable one.
-
-    The order is: the new file, the pointer ``last_checkpoint`` to it, then the removal of old
-    ones. (MMEngine's own hook removes the old file first and writes the new one in place.)
-
-    Args:
-        interval: Epochs (validation intervals where training counts iterations) between two
-            checkpoints; the last epoch is always saved.
-        keep: How many of them to keep.
-    """
-
-    priority = "VERY_LOW"
-
-    def __init__(self, interval: int = 1, keep: int = 1):
-        self.interval, self.keep = interval, keep
-
-    def end_of_epoch(self, runner: Runner) -> None:
-        """Save, point, remove."""
-        done, last, kind = progress(runner)
-        interval = self.interval * (1 if by_epoch(runner) else runner.train_loop.val_interval)
-        if done % interval and done < last:
-            return
-        path = Path(runner.work_dir) / f"{kind}_{done}.pth"
-        runner.save_checkpoint(
-            str(path.parent),
-            path.name,
-            meta={"epoch": runner.epoch, "iter": runner.iter},
-            backend_args={"backend": "statescan_atomic"},
-        )
-        if is_main_process():
-            atomic_write(path.parent / POINTER, str(path).encode())
-            self._remove_old(path.parent, kind, done)
-
-    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Leave out what is not plain data."""
-        drop_logs(checkpoint["message_hub"])
-
-    def _remove_old(self, folder: Path, kind: str, done: int) -> None:
-        """Remove the checkpoints before number ``done``, but for the latest ``keep - 1``."""
-        matches = [re.fullmatch(rf"{kind}_(\d+)\.pth", path.name) for path in folder.iterdir()]
-        before = sorted((int(m[1]) for m in matches if m and int(m[1]) < done), reverse=True)
-        for old in before[self.keep - 1 :]:
-            (folder / f"{kind}_{old}.pth").unlink()
 
 
 @HOOKS.register_module()

@@ -1,7 +1,13 @@
-"""MMEngine's checkpoints of detectors and segmenters, of which one is whole at any moment."""
+"""Saving checkpoints, of which one is whole at any moment.
+
+`AtomicCheckpointHook` saves after an epoch's validation, so that a resumed training has its metrics
+too. `SafeCheckpointHook` is for recipes that give arguments of MMEngine's hook, such as
+``save_best``; it saves when that does, which is before the validation, and the best one after it.
+"""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from mmengine.dist import is_main_process
@@ -9,7 +15,55 @@ from mmengine.hooks import CheckpointHook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
-from ..checkpoints.files import POINTER, AtomicBackend
+from ..checkpoints.files import POINTER, AtomicBackend, atomic_write, drop_logs
+from .hooks import EpochEndHook, by_epoch, progress
+
+
+@HOOKS.register_module()
+class AtomicCheckpointHook(EpochEndHook):
+    """Saves ``epoch_N.pth`` or ``iter_N.pth`` so that a kill at any moment leaves a usable one.
+
+    The order is: the new file, the pointer ``last_checkpoint`` to it, then the removal of old
+    ones. (MMEngine's own hook removes the old file first and writes the new one in place.)
+
+    Args:
+        interval: Epochs (validation intervals where training counts iterations) between two
+            checkpoints; the last epoch is always saved.
+        keep: How many of them to keep.
+    """
+
+    priority = "VERY_LOW"
+
+    def __init__(self, interval: int = 1, keep: int = 1):
+        self.interval, self.keep = interval, keep
+
+    def end_of_epoch(self, runner: Runner) -> None:
+        """Save, point, remove."""
+        done, last, kind = progress(runner)
+        interval = self.interval * (1 if by_epoch(runner) else runner.train_loop.val_interval)
+        if done % interval and done < last:
+            return
+        path = Path(runner.work_dir) / f"{kind}_{done}.pth"
+        runner.save_checkpoint(
+            str(path.parent),
+            path.name,
+            meta={"epoch": runner.epoch, "iter": runner.iter},
+            backend_args={"backend": "statescan_atomic"},
+        )
+        if is_main_process():
+            atomic_write(path.parent / POINTER, str(path).encode())
+            self._remove_old(path.parent, kind, done)
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Leave out what is not plain data."""
+        drop_logs(checkpoint["message_hub"])
+
+    def _remove_old(self, folder: Path, kind: str, done: int) -> None:
+        """Remove the checkpoints before number ``done``, but for the latest ``keep - 1``."""
+        matches = [re.fullmatch(rf"{kind}_(\d+)\.pth", path.name) for path in folder.iterdir()]
+        before = sorted((int(m[1]) for m in matches if m and int(m[1]) < done), reverse=True)
+        for old in before[self.keep - 1 :]:
+            (folder / f"{kind}_{old}.pth").unlink()
 
 
 class _RemoveLater:
