@@ -7,7 +7,7 @@ REFUSED = 1e3  # above the cost of any number of pairs that are let through
 
 
 def assign(similarity: np.ndarray, floor: float) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs of rows and columns with the largest sum of similarities, each above a floor.
+    """As many pairs of rows and columns above a floor as there can be, of the largest sum.
 
     Args:
         similarity: (n, m), at most 1, such as intersection over union.
