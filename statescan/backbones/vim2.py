@@ -30,6 +30,7 @@ What the paper leaves open, and what was chosen:
 import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from itertools import pairwise
 
 import torch
@@ -37,10 +38,10 @@ import torch.nn.functional as F
 from timm.layers import DropPath, calculate_drop_path_rates
 from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from ..layers import PatchMerging, PatchStem
 from ..scans import CausalS6, Route, Scan2d
+from ..scans.steps import along_routes, causal_scan
 from ._build import build, imagenet_cfg
 from ._pyramid import Pyramid, Stage
 
@@ -102,7 +103,8 @@ class ChannelMixer(nn.Module):
 
     def scan(self, x: Tensor, gate: Tensor, H: int, W: int) -> Tensor:
         """Scan channels x (B, C, H·W), each scan with its gate (B, C, 2, H·W)."""
-        return functional_call(self.s6, self.parameters_for(H, W), (x, 1, x.shape[1], gate))
+        scan = partial(causal_scan, **self.parameters_for(H, W))
+        return (along_routes(x, self.s6.routes, 1, x.shape[1], scan) * gate).sum(2)
 
     def parameters_for(self, H: int, W: int) -> dict[str, Tensor]:
         """The scan's parameters with H·W positions where they have the grid's."""

@@ -10,6 +10,11 @@ MERGES = ("sum", "mean")
 Merge = nn.Module | Callable[[int], nn.Module]
 
 
+def decay_rates(A_log: Tensor) -> Tensor:
+    """A of its logarithm, negative, in float32 at least."""
+    return -torch.exp(A_log.to(torch.promote_types(A_log.dtype, torch.float32)))
+
+
 class SelectiveParameters(nn.Module):
     """Parameters of a set of selective scans, named and initialised as Mamba's.
 
@@ -68,4 +73,4 @@ class SelectiveParameters(nn.Module):
 
     def decay_rates(self) -> Tensor:
         """A (*scans, C, N), negative, in float32 at least."""
-        return -torch.exp(self.A_log.to(torch.promote_types(self.A_log.dtype, torch.float32)))
+        return decay_rates(self.A_log)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..kernels import selective_scan
 from ..kernels.linear import Linear
-from .parameters import SelectiveParameters
+from .parameters import SelectiveParameters, decay_rates
 from .routes import Route, resolve_routes, route_table, uses_blank
 
 
@@ -65,6 +65,57 @@ def along_routes(
     return to_positions(scan(to_steps(x, table), table), table, x.shape[1])[:, :length]
 
 
+def causal_convolution(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Convolve x (B, T, K, C) along its steps, each of which sees itself and those before it.
+
+    Args:
+        x: steps.
+        weight: (K, C, size).
+        bias: (K, C).
+    """
+    K, channels, size = weight.shape
+    rows = F.pad(x.flatten(2).mT.unsqueeze(2), (size - 1, 0))  # (B, K·C, 1, T), channels last
+    kernel = weight.view(K * channels, 1, 1, size)
+    y = F.conv2d(rows, kernel, bias.flatten(), groups=K * channels)
+    return y.squeeze(2).mT.unflatten(2, (K, channels))
+
+
+def causal_scan(
+    x: Tensor,
+    table: Tensor,
+    mask: Tensor | None = None,
+    *,
+    conv_weight: Tensor,
+    conv_bias: Tensor,
+    x_proj_weight: Tensor,
+    dt_proj_weight: Tensor,
+    dt_proj_bias: Tensor,
+    A_log: Tensor,
+    D: Tensor,
+) -> Tensor:
+    """Causal convolution, SiLU and S6 along the steps of routes, with the parameters of `CausalS6`.
+
+    Args:
+        x: steps (B, T, K, C).
+        table: the routes (K, T).
+        mask: factor (B, T, K, 1) of what the convolution gives.
+        conv_weight: (K, C, size).
+        conv_bias: (K, C).
+        x_proj_weight: (K, R + 2N, C).
+        dt_proj_weight: (K, C, R).
+        dt_proj_bias: (K, C).
+        A_log: (K, C, N).
+        D: (K, C).
+    """
+    x = F.silu(causal_convolution(x, conv_weight, conv_bias))
+    x = x if mask is None else x * mask
+    projected = torch.einsum("btkc,kwc->btkw", x, x_proj_weight)
+    R, N = dt_proj_weight.shape[-1], A_log.shape[-1]
+    dt, B, C = projected.split((R, N, N), dim=-1)
+    A, delta = decay_rates(A_log), {"dt_weight": dt_proj_weight, "dt_bias": dt_proj_bias}
+    return scan_steps(x, dt, A, B, C, D, table, **delta)
+
+
 class CausalS6(SelectiveParameters):
     """Causal convolution and SiLU along each route, then S6 with inputs of its own.
 
@@ -81,6 +132,11 @@ class CausalS6(SelectiveParameters):
 
     Source: the two directions of Vim, arXiv 2401.09417, algorithm 1.
     """
+
+    parameter_names = (
+        *("conv_weight", "conv_bias", "x_proj_weight", "dt_proj_weight", "dt_proj_bias"),
+        *("A_log", "D"),
+    )
 
     def __init__(
         self,
@@ -136,29 +192,8 @@ class CausalS6(SelectiveParameters):
 
     def scan(self, x: Tensor, table: Tensor, mask: Tensor | None = None) -> Tensor:
         """Convolve and scan x (B, T, K, C) along its steps; mask is a factor in between."""
-        x = F.silu(self.convolve(x))
-        x = x if mask is None else x * mask
-        projected = torch.einsum("btkc,kwc->btkw", x, self.x_proj_weight)
-        dt, B, C = projected.split((self.dt_rank, self.d_state, self.d_state), dim=-1)
-        return scan_steps(
-            x,
-            dt,
-            self.decay_rates(),
-            B,
-            C,
-            self.D,
-            table,
-            dt_weight=self.dt_proj_weight,
-            dt_bias=self.dt_proj_bias,
-        )
-
-    def convolve(self, x: Tensor) -> Tensor:
-        """The convolution of x (B, T, K, C): each step sees itself and those before it."""
-        K, channels, size = self.conv_weight.shape
-        rows = F.pad(x.flatten(2).mT.unsqueeze(2), (size - 1, 0))  # (B, K·C, 1, T), channels last
-        weight = self.conv_weight.view(K * channels, 1, 1, size)
-        y = F.conv2d(rows, weight, self.conv_bias.flatten(), groups=K * channels)
-        return y.squeeze(2).mT.unflatten(2, (K, channels))
+        parameters = {name: getattr(self, name) for name in self.parameter_names}
+        return causal_scan(x, table, mask, **parameters)
 
 
 class TokenScan(nn.Module):

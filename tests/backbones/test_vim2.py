@@ -7,6 +7,7 @@ import pytest
 import timm
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from statescan.backbones.vim2 import ChannelMixer, WeightedSum, resampling
 from statescan.scans import CausalS6, Scan2d
@@ -146,6 +147,20 @@ def test_on_the_grids_size_the_channel_scan_is_the_transposed_scan():
     mixer, x, gate = make(ChannelMixer, 12), maps(2, 12, 49), maps(2, 12, 2, 49)
     assert isinstance(mixer.s6, CausalS6)
     torch.testing.assert_close(mixer.scan(x, gate, 7, 7), mixer.s6(x, 1, 12, gate))
+
+
+def test_a_call_leaves_the_parameters_alone():
+    """Other threads may be reading them."""
+    mixer = ChannelMixer(12)
+    own = dict(mixer.named_parameters())
+
+    class Watched(TorchFunctionMode):
+        def __torch_function__(self, function, types, args=(), kwargs=None):
+            assert all(p is own[name] for name, p in mixer.named_parameters())
+            return function(*args, **(kwargs or {}))
+
+    with Watched():
+        mixer(torch.ones(1, 3, 4, 12))
 
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
