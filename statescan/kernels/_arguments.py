@@ -90,7 +90,8 @@ def all_steps(routes: Tensor, length: int) -> bool:
 
 def is_traced(tensor: Tensor) -> bool:
     """Whether values cannot be looked at: a graph is being traced, or there are none (meta)."""
-    return torch.compiler.is_compiling() or type(tensor) is not Tensor or tensor.is_meta
+    tracing = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    return tracing or type(tensor) is not Tensor or tensor.is_meta
 
 
 def check_positions(routes: Tensor, length: int) -> Visits:

@@ -24,10 +24,14 @@ if ONEDNN_LINEAR is not None and ONEDNN_LINEAR not in flop_registry:
 
 
 def _fast(x: Tensor, weight: Tensor) -> bool:
-    """Whether oneDNN can serve: eager float32 on a CPU, and no gradient to be kept."""
+    """Whether oneDNN can serve: eager float32 on a CPU, and no gradient to be kept.
+
+    `torch.jit.trace` cannot record its list of scalars.
+    """
     return (
         ONEDNN_LINEAR is not None
         and not torch.compiler.is_compiling()
+        and not torch.jit.is_tracing()
         and not torch.is_grad_enabled()
         and x.device.type == "cpu"
         and x.dtype == weight.dtype == torch.float32

@@ -316,6 +316,16 @@ def test_compiles_without_graph_break(name):
     assert all(p.grad.isfinite().all() for p in model.parameters())
 
 
+@pytest.mark.filterwarnings("ignore")  # deprecated, and shapes become constants
+@pytest.mark.parametrize("name", SMALL)
+@torch.no_grad()
+def test_jit_traces(name):
+    """What counts operations or draws graphs (fvcore, MMEngine, TensorBoard) traces so."""
+    model, x = build(name, num_classes=5), image(40, 56)
+    traced = torch.jit.trace(model, x, check_trace=False)
+    torch.testing.assert_close(traced(x), model(x), rtol=1e-3, atol=1e-4)  # without oneDNN
+
+
 @pytest.mark.parametrize("routes", ["hilbert", "windowed"])
 @pytest.mark.parametrize("name", [n for n in SMALL if n != "test_vssd"])
 def test_another_scan_by_one_keyword(name, routes):

@@ -108,7 +108,7 @@ def _merge(
     places: dict[tuple[int, int], int] = {}
     index = []
     for weight, d in zip(weights, dilations, strict=True):
-        k = weight.shape[-1]
+        k = int(weight.shape[-1])  # a tensor while torch.jit.trace records
         steps = [(i - k // 2) * d for i in range(k)]
         index += [places.setdefault((dy, dx), len(places)) for dy in steps for dx in steps]
     rows = torch.cat([a * w.flatten(1).mT for a, w in zip(alpha, weights, strict=True)])
@@ -127,7 +127,7 @@ def _check(h, weights, alpha, dilations) -> None:
         )
     check_tensors(h=(h, tuple(h.shape)), alpha=(alpha, tuple(alpha.shape)))
     for weight in weights:
-        k = weight.shape[-1]
+        k = int(weight.shape[-1])  # a tensor while torch.jit.trace records
         if k % 2 == 0:
             raise ValueError(f"weights holds a kernel of size {k}, expected odd sizes")
         check_tensors(h=(h, tuple(h.shape)), weights=(weight, (h.shape[-1], 1, k, k)))
