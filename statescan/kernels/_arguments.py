@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd.forward_ad import unpack_dual
 from torch.utils.weak import WeakTensorKeyDictionary
 
 
@@ -25,7 +26,8 @@ def check_dims(**tensors: tuple[Tensor, tuple[int, ...]]) -> None:
 def check_tensors(**tensors: tuple[Tensor | None, tuple[int, ...]]) -> None:
     """Refuse tensors of another shape than the one given with each, of integers, or elsewhere.
 
-    Absent tensors (None) fit; the first tensor names the device.
+    Absent tensors (None) fit; the first tensor names the device. Tangents are refused, which torch
+    would take for zero in a custom operator.
     """
     first, (like, _) = next(iter(tensors.items()))
     for name, (tensor, shape) in tensors.items():
@@ -37,6 +39,11 @@ def check_tensors(**tensors: tuple[Tensor | None, tuple[int, ...]]) -> None:
             raise ValueError(f"{name} is on {tensor.device}, {first} is on {like.device}")
         if not tensor.is_floating_point():
             raise ValueError(f"{name} has dtype {tensor.dtype}, expected a floating-point dtype")
+        if not torch.compiler.is_compiling() and unpack_dual(tensor).tangent is not None:
+            raise NotImplementedError(
+                f"{name} has a tangent, and the operator no forward-mode derivative: expected"
+                " backward mode, such as torch.autograd.grad"
+            )
 
 
 def check_routes(routes: Tensor, K: int, device: torch.device) -> None:
