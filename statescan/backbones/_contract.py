@@ -91,6 +91,8 @@ class Backbone(LoadsOfficial, ABC):
                 f"x has shape {tuple(x.shape)}, expected (batch, {self.in_chans}, height, width)"
                 " with height and width of at least 1"
             )
+        if not x.is_floating_point():
+            raise ValueError(f"x has dtype {x.dtype}, expected a floating-point dtype")
 
     @abstractmethod
     def forward_levels(

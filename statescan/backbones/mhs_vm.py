@@ -257,15 +257,14 @@ class MHSVMUNet(MHSVM):
         self.num_classes, self.head_hidden_size = num_classes, self.head.num_features
         self.to(dtype=dtype)
 
-    def forward_stem(self, x: Tensor) -> Tensor:
-        """Check the image, pad it to a multiple of 4 and embed it."""
+    def forward_stem(self, x: Tensor, multiple: int = 4) -> Tensor:
+        """Check the image, pad it to a multiple of 4, or of another number, and embed it."""
         self.check_image(x)
-        return self.stem(pad_to_patches(x, 4, 4))
+        return self.stem(pad_to_patches(x, multiple, multiple))
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Image (B, in_chans, H, W) → the decoder's last map, padding included, (B, H', W', C)."""
-        multiple = self.feature_info[-1]["reduction"]
-        x, skips = self.forward_stem(pad_to_patches(x, multiple, multiple)), []
+        x, skips = self.forward_stem(x, self.feature_info[-1]["reduction"]), []
         for stage in self.stages:
             x = stage.downsample(x)
             skips.append(x)
@@ -274,8 +273,8 @@ class MHSVMUNet(MHSVM):
 
     def forward(self, x: Tensor) -> Tensor:
         """Image (B, in_chans, H, W) → logits of its pixels (B, num_classes, H, W)."""
-        H, W = x.shape[-2:]
-        return self.forward_head(self.forward_features(x))[..., :H, :W]
+        logits = self.forward_head(self.forward_features(x))
+        return logits[..., : x.shape[2], : x.shape[3]]
 
     def predict(self, x: Tensor) -> Tensor:
         """Image (B, in_chans, H, W) → probabilities of its pixels (B, num_classes, H, W).

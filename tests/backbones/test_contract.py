@@ -279,6 +279,13 @@ def test_bad_images_are_named(name, shape):
 
 
 @pytest.mark.parametrize("name", SMALL)
+def test_images_of_integers_are_named(name):
+    sentence = r"x has dtype torch.uint8, expected a floating-point dtype"
+    with pytest.raises(ValueError, match=sentence):
+        build(name)(torch.zeros(2, 3, 32, 32, dtype=torch.uint8))
+
+
+@pytest.mark.parametrize("name", SMALL)
 def test_weights_that_were_never_published_cannot_be_had(name):
     with pytest.raises(RuntimeError, match="No pretrained weights exist for"):
         build(name, pretrained=True)

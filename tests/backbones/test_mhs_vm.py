@@ -39,6 +39,15 @@ def test_masks_have_the_images_size(size):
         assert torch.equal(mask, want)
 
 
+@pytest.mark.parametrize(
+    "shape", [(2, 4, 33, 32), (2, 33, 32, 3), (3, 32, 32), (2, 3, 0, 32)], ids=str
+)
+def test_bad_images_are_named_as_they_came(shape):
+    sentence = rf"x has shape \({', '.join(map(str, shape))}\), expected \(batch, 3, height, width"
+    with pytest.raises(ValueError, match=sentence):
+        build()(torch.zeros(shape))
+
+
 @torch.no_grad()
 def test_padding_is_zeros_right_and_below():
     model, x = build(), image(33, 47)
