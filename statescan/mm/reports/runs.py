@@ -60,10 +60,10 @@ def show_run(run: Run, count: int) -> Shown:
     dataset = build_dataset(run.config, "test")
     meta = dataset.metainfo
     painter = SmallPainter(meta.get("classes", ()), meta.get("palette"), threshold=0.5)
-    with torch.inference_mode(), in_scope(run.config):
-        numbers = np.linspace(0, len(dataset) - 1, count + 2)[1:-1].round().astype(int)
-        batch = pseudo_collate([dataset[int(number)] for number in numbers])
-        samples = [sample.cpu() for sample in predictor.model.test_step(batch)]
+    numbers = np.linspace(0, len(dataset) - 1, count + 2)[1:-1].round().astype(int)
+    with torch.inference_mode(), in_scope(run.config):  # one by one: sizes may differ
+        batches = [pseudo_collate([dataset[int(number)]]) for number in numbers]
+        samples = [predictor.model.test_step(batch)[0].cpu() for batch in batches]
     images = [read_image(sample.img_path) for sample in samples]
     return Shown(
         sum(parameter.numel() for parameter in predictor.model.parameters()),
