@@ -397,7 +397,7 @@ def route_table(
     hilbert.
 
     Raises:
-        ValueError: if the grid is empty.
+        ValueError: if the grid is empty, or a route gives no 1-D tensor of integers.
     """
     if torch.compiler.is_compiling():
         return _stack(routes, H, W).to(device)
@@ -416,5 +416,19 @@ def _kept_table(routes: tuple[Route, ...], H: int, W: int, device: torch.device)
 
 
 def _stack(routes: tuple[Route, ...], H: int, W: int) -> Tensor:
-    tables = [route(H, W) for route in routes]
+    tables = [_table(route, H, W) for route in routes]
     return torch.nn.utils.rnn.pad_sequence(tables, batch_first=True, padding_value=-1).int()
+
+
+def _table(route: Route, H: int, W: int) -> Tensor:
+    """What a route gives, refused if that is no table."""
+    table = route(H, W)
+    if not isinstance(table, Tensor):
+        raise ValueError(f"route {_shown(route)} gave a {type(table).__name__}, expected a Tensor")
+    integers = not (table.is_floating_point() or table.is_complex() or table.dtype == torch.bool)
+    if table.dim() != 1 or not integers:
+        raise ValueError(
+            f"route {_shown(route)} gave {table.dtype} of shape {tuple(table.shape)}, expected"
+            " integers of one dimension"
+        )
+    return table

@@ -266,6 +266,8 @@ def is_depthwise(conv: nn.Module) -> bool:
 
 def channelwise(dim: int, *, size: int, bias: bool) -> nn.Conv2d:
     """A depthwise convolution of odd size that keeps the size of the map."""
+    if size % 2 == 0:
+        raise ValueError(f"conv_size is {size}, expected an odd number")
     return nn.Conv2d(dim, dim, size, padding=size // 2, groups=dim, bias=bias)
 
 
@@ -336,7 +338,7 @@ class Scan2d(nn.Module):
         inner, gates = int(dim * expand), gate_count(gate, recurrence, routes, heads)
         if inner != dim and not project_out:
             raise ValueError(f"expand is {expand}, expected 1 without the last projection")
-        self.inner, self.gate = inner, gate
+        self.dim, self.inner, self.gate = dim, inner, gate
         self.in_proj = Linear(dim, inner * (1 + gates), bias=False)
         self.conv = (local or partial(channelwise, size=conv_size, bias=conv_bias))(inner)
         self.local = local is not None
@@ -353,6 +355,8 @@ class Scan2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Mix the tokens of x (B, H, W, C)."""
+        if x.dim() != 4 or x.shape[-1] != self.dim:
+            raise ValueError(f"x has shape {tuple(x.shape)}, expected (B, H, W, {self.dim})")
         x, z = self.in_proj(x).tensor_split((self.inner,), dim=-1)
         y = self.scan(self.convolve(x), z if self.gate else None)
         return self.out_proj(y if self.attention is None else self.attention(y))

@@ -336,6 +336,7 @@ def replace(name, value):
         (replace("B", torch.zeros(2, 9, 2, 7)), r"B has shape .*, expected \(2, 9, 2, 3\)"),
         (replace("C", torch.zeros(2, 9, 2, 3).long()), "C has dtype torch.int64, expected a float"),
         (replace("D", torch.zeros(2, 4, device="meta")), "D is on meta, x is on cpu"),
+        (replace("dt_weight", torch.zeros(4, 2)), r"dt_weight has .*, expected \(2, 4, 2\)"),
         (replace("dt_weight", torch.zeros(2, 4, 2)), r"dt has shape .*, expected \(2, 9, 2, 2\)"),
         (replace("routes", torch.zeros(3, 9).int()), r"routes has shape .*, expected \(2, 9\)"),
         (replace("routes", torch.zeros(2, 9)), "routes has dtype torch.float32, expected an int"),

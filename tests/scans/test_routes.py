@@ -324,6 +324,31 @@ def test_impossible_routes_are_refused(make, sentence):
         make()
 
 
+def listed(H, W):
+    return list(range(H * W))
+
+
+def square(H, W):
+    return torch.arange(H * W).view(H, W)
+
+
+def halves(H, W):
+    return torch.arange(H * W) / 2
+
+
+@pytest.mark.parametrize(
+    ("route", "sentence"),
+    [
+        (listed, "route listed gave a list, expected a Tensor"),
+        (square, r"route square gave torch.int64 of shape \(2, 3\), expected integers of one dim"),
+        (halves, r"route halves gave torch.float32 of shape \(6,\), expected integers of one dim"),
+    ],
+)
+def test_routes_that_give_no_table_are_named(route, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        route_table((raster, route), 2, 3)
+
+
 @pytest.mark.parametrize("size", [(0, 3), (3, 0)], ids=str)
 def test_empty_grid_is_refused(size):
     with pytest.raises(ValueError, match=f"the grid is {size[0]}x{size[1]}, expected at least 1x1"):

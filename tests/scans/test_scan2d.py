@@ -214,6 +214,18 @@ def test_gates_apply_to_fused_states():
     torch.testing.assert_close(s6(x, gate=gate), by_route, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize("shape", [(2, 8, 5, 4), (5, 4, 8), (2, 5, 4, 6)], ids=str)
+def test_maps_that_do_not_fit_are_named(shape):
+    sentence = rf"x has shape \({', '.join(map(str, shape))}\), expected \(B, H, W, 8\)"
+    with pytest.raises(ValueError, match=sentence):
+        Scan2d(8)(torch.zeros(shape))
+
+
+def test_even_kernels_are_refused():
+    with pytest.raises(ValueError, match="conv_size is 4, expected an odd number"):
+        Scan2d(8, conv_size=4)
+
+
 def test_gates_that_cannot_be_are_refused():
     with pytest.raises(ValueError, match="gate is 'all', expected False, True or 'route'"):
         Scan2d(8, gate="all")

@@ -234,12 +234,12 @@ def _check(x, dt, A, B, C, D, dt_weight, dt_bias, routes) -> None:
     rank = channels if dt_weight is None else dt_weight.shape[-1]
     check_tensors(
         x=(x, (batch, length, channels) if x.dim() == 3 else (batch, length, K, channels)),
+        dt_weight=(dt_weight, (K, channels, rank)),
         dt=(dt, (batch, length, K, rank)),
         A=(A, (K, channels, N)),
         B=(B, (batch, length, K, N)),
         C=(C, (batch, length, K, N)),
         D=(D, (K, channels)),
-        dt_weight=(dt_weight, (K, channels, rank)),
         dt_bias=(dt_bias, (K, channels)),
     )
     check_routes(routes, K, x.device)
