@@ -4,6 +4,7 @@ import argparse
 import pickle
 import re
 import zipfile
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -67,6 +68,13 @@ class _Ignored:
         pass
 
 
+class _Plain:
+    """Stands for the configuration in VMamba's checkpoints, a dictionary of a class of its own."""
+
+    def __new__(cls):
+        return OrderedDict()  # which torch fills without calling code
+
+
 LOG_OBJECTS = (
     *("mmengine.logging.history_buffer.HistoryBuffer", "builtins.getattr"),
     *("numpy.ndarray", "numpy.dtype"),
@@ -77,8 +85,8 @@ LOG_OBJECTS = (
 
 @contextmanager
 def without_logs():
-    """Read MMEngine's own checkpoints without making the objects of their logs."""
-    harmless = [(_Ignored, name) for name in LOG_OBJECTS]
+    """Read checkpoints without making the objects of their logs and configurations."""
+    harmless = [(_Plain, "yacs.config.CfgNode"), *((_Ignored, name) for name in LOG_OBJECTS)]
     with torch.serialization.safe_globals(harmless):
         yield
 

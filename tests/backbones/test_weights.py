@@ -2,6 +2,8 @@
 
 import argparse
 import re
+import sys
+import types
 
 import pytest
 import timm
@@ -200,6 +202,19 @@ def test_checkpoint_with_code_inside(tmp_path):
     torch.save({"model": OFFICIAL, "hook": pytest.raises}, tmp_path / "code.pth")
     with pytest.raises(ValueError, match=r"besides plain data it holds .*raises"):
         read_checkpoint(tmp_path / "code.pth")
+
+
+def test_checkpoint_with_a_configuration_of_yacs(tmp_path, monkeypatch):
+    """As VMamba's training code, which is Swin's, saves it; yacs itself is not needed."""
+    module = types.ModuleType("yacs.config")
+    module.CfgNode = type("CfgNode", (dict,), {"__module__": "yacs.config"})
+    config = module.CfgNode(MODEL=module.CfgNode(DEPTHS=[2, 2]))
+    config.__dict__["__immutable__"] = True
+    with monkeypatch.context() as patched:
+        patched.setitem(sys.modules, "yacs", types.ModuleType("yacs"))
+        patched.setitem(sys.modules, "yacs.config", module)
+        torch.save({"model": OFFICIAL, "config": config}, tmp_path / "vmamba.pth")
+    assert_official(from_official("vmamba", CASE.kwargs, read_checkpoint(tmp_path / "vmamba.pth")))
 
 
 def test_checkpoint_without_weights(tmp_path):
