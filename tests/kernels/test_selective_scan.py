@@ -106,6 +106,21 @@ def test_low_precision_is_as_good_as_its_inputs(dtype):
     assert_matches(got, want, max(4 * torch.finfo(dtype).eps, 2e-5))
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_one_input_in_float64_makes_the_states_float64(name):
+    inputs, routes = make_inputs(2, 70, 3, 2, 2, rank=2, dtype=torch.float32)
+    exact = {key: t.detach().double() for key, t in inputs.items()}
+    inputs[name] = exact[name]
+    arguments = [inputs[key].detach() for key in NAMES]
+    _, saved = op._forward(*arguments, routes, True, True)
+    _, want = op._forward(*(exact[key] for key in NAMES), routes, True, True)
+    assert saved.dtype == torch.float64
+    torch.testing.assert_close(saved, want, rtol=1e-12, atol=1e-12)
+    torch.library.opcheck(
+        op._forward, (*arguments, routes, True, True), test_utils="test_faketensor"
+    )
+
+
 def test_positions_nobody_visits_are_zero():
     inputs, _ = make_inputs(1, 5, 2, 1, 1)
     y = selective_scan(**inputs, routes=torch.tensor([[0, 3]]))
