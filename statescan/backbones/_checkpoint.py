@@ -75,6 +75,10 @@ class _Plain:
         return OrderedDict()  # which torch fills without calling code
 
 
+# For good, because timm itself reads what checkpoint_path and pretrained name.
+torch.serialization.add_safe_globals([(_Plain, "yacs.config.CfgNode")])
+
+
 LOG_OBJECTS = (
     *("mmengine.logging.history_buffer.HistoryBuffer", "builtins.getattr"),
     *("numpy.ndarray", "numpy.dtype"),
@@ -85,8 +89,8 @@ LOG_OBJECTS = (
 
 @contextmanager
 def without_logs():
-    """Read checkpoints without making the objects of their logs and configurations."""
-    harmless = [(_Plain, "yacs.config.CfgNode"), *((_Ignored, name) for name in LOG_OBJECTS)]
+    """Read MMEngine's own checkpoints without making the objects of their logs."""
+    harmless = [(_Ignored, name) for name in LOG_OBJECTS]
     with torch.serialization.safe_globals(harmless):
         yield
 

@@ -8,9 +8,10 @@ from torch.autograd.forward_ad import unpack_dual
 from torch.utils.weak import WeakTensorKeyDictionary
 
 
-def compute_dtype(*tensors: Tensor) -> torch.dtype:
+def compute_dtype(*tensors: Tensor | None) -> torch.dtype:
     """float64 if any tensor is, else float32: the type of states and sums."""
-    return torch.float64 if any(t.dtype == torch.float64 for t in tensors) else torch.float32
+    dtypes = {t.dtype for t in tensors if t is not None}
+    return torch.float64 if torch.float64 in dtypes else torch.float32
 
 
 def check_dims(**tensors: tuple[Tensor, tuple[int, ...]]) -> None:

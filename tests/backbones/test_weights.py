@@ -210,11 +210,15 @@ def test_checkpoint_with_a_configuration_of_yacs(tmp_path, monkeypatch):
     module.CfgNode = type("CfgNode", (dict,), {"__module__": "yacs.config"})
     config = module.CfgNode(MODEL=module.CfgNode(DEPTHS=[2, 2]))
     config.__dict__["__immutable__"] = True
+    path = tmp_path / "vmamba.pth"
     with monkeypatch.context() as patched:
         patched.setitem(sys.modules, "yacs", types.ModuleType("yacs"))
         patched.setitem(sys.modules, "yacs.config", module)
-        torch.save({"model": OFFICIAL, "config": config}, tmp_path / "vmamba.pth")
-    assert_official(from_official("vmamba", CASE.kwargs, read_checkpoint(tmp_path / "vmamba.pth")))
+        torch.save({"model": OFFICIAL, "config": config}, path)
+    assert_official(from_official("vmamba", CASE.kwargs, read_checkpoint(path)))
+    assert_official(create(checkpoint_path=str(path)))
+    source = {"file": str(path), "num_classes": CASE.kwargs["num_classes"]}
+    assert_official(create(pretrained=True, pretrained_cfg_overlay=source))
 
 
 def test_checkpoint_without_weights(tmp_path):

@@ -39,7 +39,7 @@ def _forward(
 @_forward.register_fake
 def _(x, dt, A, B, C, D, dt_bias):
     batch, _, H, P = x.shape
-    dtype = compute_dtype(*(t for t in (x, dt, A, B, C, D, dt_bias) if t is not None))
+    dtype = compute_dtype(x, dt, A, B, C, D, dt_bias)
     return x.new_empty(x.shape), x.new_empty((batch, B.shape[-1], H * P), dtype=dtype)
 
 

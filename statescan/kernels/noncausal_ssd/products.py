@@ -67,7 +67,7 @@ def wide_bmm(a: Tensor, b: Tensor) -> Tensor:
 
 def prepare(x, dt, A, B, C, D, dt_bias) -> Inputs:
     """Upcast the operator's arguments."""
-    dtype = compute_dtype(*(t for t in (x, dt, A, B, C, D, dt_bias) if t is not None))
+    dtype = compute_dtype(x, dt, A, B, C, D, dt_bias)
     factors = factor_dtype(B, C, dtype)
     x = x.to(dtype) if factors == dtype else x
     A = A.to(dtype)

@@ -33,8 +33,7 @@ class Call(_c.Call):
         self.channels, self.N = A.shape[1:]
         self.chunks = -(-routes.shape[1] // CHUNK)
         routes = routes.int().contiguous()
-        given = (t for t in (x, dt, A, B, C, D, dt_weight, dt_bias) if t is not None)
-        dtype = compute_dtype(*given)
+        dtype = compute_dtype(x, dt, A, B, C, D, dt_weight, dt_bias)
         block = _c.block(self.channels, dtype)
         self.blocks = -(-self.channels // block)
         super().__init__(

@@ -61,7 +61,7 @@ def _(x, dt, A, B, C, D, dt_weight, dt_bias, routes, merge, once):
     channels, N = A.shape[1:]
     y = x.new_empty((batch, length, channels) if merge else (batch, length, K, channels))
     states = (routes.shape[1] + streaming.CHUNK - 1) // streaming.CHUNK + 1
-    dtype = compute_dtype(*(t for t in (x, dt, A, B, C, D, dt_weight, dt_bias) if t is not None))
+    dtype = compute_dtype(x, dt, A, B, C, D, dt_weight, dt_bias)
     return y, x.new_empty((states, K, batch, N, channels), dtype=dtype)
 
 

@@ -70,7 +70,7 @@ class Chunk(NamedTuple):
 
 def flatten(x, dt, A, B, C, D, dt_weight, dt_bias, routes) -> Inputs:
     """The operator's arguments, as in `reference.py`, in the form that chunks are read from."""
-    dtype = compute_dtype(*(t for t in (x, dt, A, B, C, D, dt_weight, dt_bias) if t is not None))
+    dtype = compute_dtype(x, dt, A, B, C, D, dt_weight, dt_bias)
     return Inputs(
         x=x.reshape(-1, x.shape[-1]),
         dt=dt.reshape(-1, dt.shape[-1]),

@@ -61,8 +61,7 @@ class Chunk(NamedTuple):
 
 def flatten(x, dt, A, B, C, D, dt_bias, routes, merge) -> Inputs:
     """The operator's arguments, as in `reference.py`, in the form that chunks are read from."""
-    given = (t for t in (x, dt, A, B, C, D, dt_bias) if t is not None)
-    dtype, (K, H), G = compute_dtype(*given), A.shape, B.shape[3]
+    dtype, (K, H), G = compute_dtype(x, dt, A, B, C, D, dt_bias), A.shape, B.shape[3]
 
     def heads(t: Tensor | None) -> Tensor | None:
         return None if t is None else t.to(dtype).reshape(K, 1, G, H // G, 1)

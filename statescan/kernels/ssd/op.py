@@ -51,9 +51,10 @@ def _(x, dt, A, B, C, D, dt_bias, routes, merge):
     batch, length, K, H = dt.shape
     P, N = x.shape[-1], B.shape[-1]
     y = x.new_empty((batch, length, H, P) if merge else (batch, length, K, H, P))
-    given = (t for t in (x, dt, A, B, C, D, dt_bias) if t is not None)
     states = (routes.shape[1] + chunked.CHUNK - 1) // chunked.CHUNK + 1
-    return y, x.new_empty((states, K, batch, H, N, P), dtype=compute_dtype(*given))
+    return y, x.new_empty(
+        (states, K, batch, H, N, P), dtype=compute_dtype(x, dt, A, B, C, D, dt_bias)
+    )
 
 
 @torch.library.custom_op("statescan::ssd_backward", mutates_args=())
