@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from ..kernels import selective_scan
 from ..kernels.linear import Linear
@@ -38,9 +39,29 @@ def scan_steps(
     x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, table: Tensor, **dt_arguments
 ) -> Tensor:
     """Selective scan of x (B, T, K, C), which is in the order of the routes' steps already."""
-    steps = torch.arange(table.shape[1], device=table.device, dtype=table.dtype)
-    routes = torch.where(table < 0, -1, steps)
+    routes = in_order(table)
     return selective_scan(x, dt, A, B, C, D, routes=routes, merge=False, **dt_arguments)
+
+
+_in_order = WeakTensorKeyDictionary()  # table → the same steps by their numbers
+
+
+def in_order(table: Tensor) -> Tensor:
+    """Routes of what stands in the order of a table's steps: 0, 1, 2, ..., -1 where there is none.
+
+    The same tensor for the same table, since the operator looks at a table's values once.
+    """
+    if torch.compiler.is_compiling() or type(table) is not Tensor:
+        return _number_steps(table)
+    if table not in _in_order:
+        with torch.inference_mode(False):  # what inference needs first must serve training too
+            _in_order[table] = _number_steps(table)
+    return _in_order[table]
+
+
+def _number_steps(table: Tensor) -> Tensor:
+    steps = torch.arange(table.shape[1], device=table.device, dtype=table.dtype)
+    return torch.where(table < 0, -1, steps)
 
 
 def along_routes(

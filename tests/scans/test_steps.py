@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from statescan.kernels import _arguments
 from statescan.scans import CausalS6, TokenScan
 from statescan.scans.routes import Atrous, ClassToken, Reverse, Windowed, column, raster
 from statescan.scans.steps import to_positions, to_steps
@@ -115,3 +116,19 @@ def test_token_scan_equals_its_definition():
 def test_unknown_merge_is_refused():
     with pytest.raises(ValueError, match="merge is 'median', expected one of"):
         TokenScan(8, merge="median")
+
+
+def test_tables_are_looked_at_once(monkeypatch):
+    """On a GPU, a look at a table's values waits for everything before it."""
+    looks = []
+    look = _arguments._look
+    monkeypatch.setattr(_arguments, "_look", lambda *a: looks.append(a) or look(*a))
+    s6 = make(CausalS6, 4, routes=(Atrous(2), column), d_state=2)
+    x = tokens(1, 7 * 9, 4)
+    with torch.inference_mode():
+        first = s6(x, 7, 9)
+    assert len(looks) == 1
+    assert torch.equal(s6(x, 7, 9), first)
+    with torch.inference_mode():
+        s6(x, 7, 9)
+    assert len(looks) == 1
