@@ -120,7 +120,7 @@ def test_pipelines(images, pipeline):
         for box, label in zip(sample.bboxes.tensor, sample.labels, strict=True):
             assert (box >= 0).all()
             assert (box <= 256).all()
-            x, y, x2, y2 = (*(box[:2].int() + 2).tolist(), *(box[2:].int() - 2).tolist())
+            x, y, x2, y2 = (*(box[:2].int() + 2).tolist(), *(box[2:].int() - 2).relu().tolist())
             patch = item["inputs"][:, y:y2, x:x2].float()
             if patch.numel() > 100:  # the colour of its class, in the order of BGR
                 seen += 1
