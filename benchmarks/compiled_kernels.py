@@ -222,12 +222,16 @@ def source(kernel, arguments: tuple, options: dict) -> ASTSource:
     return ASTSource(kernel, signature, constants, attributes)
 
 
-def compile_for(capability: int, kernel, arguments: tuple, options: dict) -> Figures:
-    """Compile one launch; the figures of its machine code."""
+def compile_launch(target: GPUTarget, launch: Launch):
+    """Compile one launch for a GPU."""
+    kernel, arguments, options = launch
     compiler = {k: v for k, v in options.items() if k in ("num_warps", "num_stages")}
-    kernel_source = source(kernel, arguments, options)
-    target = GPUTarget("cuda", capability, 32)
-    compiled = triton.compile(kernel_source, target=target, options=compiler)
+    return triton.compile(source(kernel, arguments, options), target=target, options=compiler)
+
+
+def compile_for(capability: int, launch: Launch) -> Figures:
+    """Compile one launch; the figures of its machine code."""
+    compiled = compile_launch(GPUTarget("cuda", capability, 32), launch)
     ptx = compiled.asm["ptx"]
     counts = {name: len(re.findall(pattern, ptx)) for name, pattern in COUNTED.items()}
     return assemble(ptx, capability) | {"shared": compiled.metadata.shared} | counts | widest(ptx)
@@ -266,7 +270,7 @@ def measure(chosen: dict[str, tuple[int, ...]]) -> kernel_limits.Table:
     for name, capabilities in chosen.items():
         kernels = table[name] = {}
         for label, launch in labelled(CALLS[name]).items() if capabilities else ():
-            kernels[label] = {f"sm_{c}": compile_for(c, *launch) for c in capabilities}
+            kernels[label] = {f"sm_{c}": compile_for(c, launch) for c in capabilities}
             for capability, figures in kernels[label].items():
                 shown = "  ".join(f"{k} {v}" for k, v in figures.items())
                 print(f"{name:28} {label:18} {capability}  {shown}", flush=True)
