@@ -4,13 +4,14 @@ Importing this package registers its models with timm: `timm.create_model("vmamb
 """
 
 from .backbones import from_official, list_models, read_checkpoint
-from .kernels import backends, selective_scan
+from .kernels import backends, decompositions, selective_scan
 from .scans import Scan2d
 
 __version__ = "0.1.0"
 __all__ = [
     "Scan2d",
     "backends",
+    "decompositions",
     "from_official",
     "list_models",
     "read_checkpoint",

@@ -2,6 +2,7 @@
 
 import torch
 
+from .decompositions import decompositions
 from .dwconv_silu import dwconv_silu
 from .dwconv_silu import op as _dwconv_silu
 from .merge_norm import merge_norm
@@ -25,6 +26,7 @@ from .state_fusion import state_fusion
 
 __all__ = [
     "backends",
+    "decompositions",
     "dwconv_silu",
     "merge_norm",
     "noncausal_ssd",

@@ -113,6 +113,12 @@ def _coordinates(H: int, W: int) -> tuple[Tensor, Tensor]:
     return torch.arange(H)[:, None], torch.arange(W)[None]
 
 
+def _row_and_column(position: Tensor, columns: int) -> tuple[Tensor, Tensor]:
+    """Rows and columns of positions; ONNX's exporter knows no remainder of a symbolic number."""
+    row = position // columns
+    return row, position - row * columns
+
+
 def _or_blank(h: Tensor, w: Tensor, H: int, W: int) -> Tensor:
     """The positions of rows h and columns w, outside of the grid the blank token H·W.
 
@@ -122,8 +128,12 @@ def _or_blank(h: Tensor, w: Tensor, H: int, W: int) -> Tensor:
 
 
 def _in_order_of(key: Tensor) -> Tensor:
-    """The positions sorted by a key (H, W), row-major among equals."""
-    return key.flatten().argsort(stable=True)
+    """The positions sorted by a key (H, W), row-major among equals.
+
+    By different numbers, since ONNX's exporter knows no stable sort.
+    """
+    length = key.numel()
+    return (key.flatten() * length + torch.arange(length)).sort().indices
 
 
 class _Made:
@@ -162,8 +172,8 @@ class Atrous(_Made):
         row, column = self.phase
         skipped_h, skipped_w = (0, 0) if self.pad else self.phase
         rows, columns = -((skipped_h - H) // self.step), -((skipped_w - W) // self.step)
-        step = torch.arange(rows * columns)
-        h, w = step // columns * self.step + row, step % columns * self.step + column
+        h, w = _row_and_column(torch.arange(rows * columns), columns)
+        h, w = h * self.step + row, w * self.step + column
         return _or_blank(h, w, H, W) if self.pad else h * W + w
 
 
@@ -193,8 +203,9 @@ class Windowed(_Made):
         rows, columns = -(-H // self.size), -(-W // self.size)
         step = torch.arange(rows * columns * self.size**2)
         window, inside = step // self.size**2, step % self.size**2
-        h = window // columns * self.size + inside // self.size
-        w = window % columns * self.size + inside % self.size
+        window_h, window_w = _row_and_column(window, columns)
+        h = window_h * self.size + inside // self.size
+        w = window_w * self.size + inside % self.size
         return _or_blank(h, w, H, W)
 
 

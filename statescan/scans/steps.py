@@ -20,7 +20,7 @@ from .routes import Route, resolve_routes, route_table, uses_blank
 
 def to_steps(x: Tensor, table: Tensor) -> Tensor:
     """What the routes (K, T) visit of x (B, L, C): (B, T, K, C). Where no step is, anything."""
-    positions = table.mT.flatten().clamp_min(0)
+    positions = table.mT.flatten().clamp_min(0).long()  # which ONNX asks for
     return x[:, positions].unflatten(1, (table.shape[1], len(table)))
 
 
@@ -30,7 +30,7 @@ def to_positions(y: Tensor, table: Tensor, length: int) -> Tensor:
     Where no step is, y has to be zero, as `selective_scan` leaves it.
     """
     K = len(table)
-    slots = table.mT.clamp_min(0) * K + torch.arange(K, device=table.device, dtype=table.dtype)
+    slots = table.mT.clamp_min(0).long() * K + torch.arange(K, device=table.device)
     left = y.new_zeros(y.shape[0], length * K, y.shape[-1])
     return left.index_add(1, slots.flatten(), y.flatten(1, 2)).unflatten(1, (length, K))
 

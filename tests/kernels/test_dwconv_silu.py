@@ -115,7 +115,7 @@ def test_low_precision(dtype):
     """At most twice as far off as torch's own operators in the same dtype."""
     inputs = make_inputs(2, 5, 6, 16, dtype=dtype)
     got, want = run(dwconv_silu, inputs), exactly(inputs)
-    torchs = errors(run(lambda **t: op._composed(*t.values()), inputs), want)
+    torchs = errors(run(lambda **t: op.composed(*t.values()), inputs), want)
     assert all(t.dtype == dtype for t in got.values())
     for name, error in errors(got, want).items():
         assert error < 2 * torchs[name] + torch.finfo(dtype).eps / 4, name

@@ -102,7 +102,7 @@ def test_low_precision(dtype):
     """At most twice as far off as torch's own operators in the same dtype."""
     inputs = make_inputs(2, 6, 4, 40, dtype=dtype)
     got, want = run(merge_norm, inputs), exactly(inputs)
-    torchs = errors(run(lambda **t: op._composed(*t.values(), 1e-5), inputs), want)
+    torchs = errors(run(lambda **t: op.composed(*t.values(), 1e-5), inputs), want)
     assert all(t.dtype == dtype for t in got.values())
     for name, error in errors(got, want).items():
         assert error < 2 * torchs[name] + torch.finfo(dtype).eps / 4, name

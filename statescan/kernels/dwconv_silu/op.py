@@ -84,10 +84,11 @@ def dwconv_silu(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor
     Source: the convolution of VMamba's SS2D, arXiv 2401.10166, figure 3.
     """
     _check(x, weight, bias)
-    return _forward(x, weight, bias) if is_fused(x, weight, bias) else _composed(x, weight, bias)
+    return _forward(x, weight, bias) if is_fused(x, weight, bias) else composed(x, weight, bias)
 
 
-def _composed(x, weight, bias) -> Tensor:
+def composed(x, weight, bias) -> Tensor:
+    """As the operator, of torch's own."""
     weight, bias = (None if t is None else t.to(x.dtype) for t in (weight, bias))
     with torch.autocast(x.device.type, enabled=False):
         maps, k = x.permute(0, 3, 1, 2), weight.shape[-1]

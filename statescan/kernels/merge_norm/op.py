@@ -138,14 +138,15 @@ def merge_norm(
     """
     _check(y, weight, bias, gate)
     if not is_fused(y, weight, bias, gate):
-        return _composed(y, weight, bias, gate, eps)
+        return composed(y, weight, bias, gate, eps)
     inputs = [t for t in (y, weight, bias, gate) if t is not None]
     merges = y.dim() == 4 and y.shape[2] > 1
     save = merges and torch.is_grad_enabled() and any(t.requires_grad for t in inputs)
     return _forward(y, weight, bias, gate, eps, save)[0]
 
 
-def _composed(y, weight, bias, gate, eps) -> Tensor:
+def composed(y, weight, bias, gate, eps) -> Tensor:
+    """As the operator, of torch's own."""
     inputs = (y, weight, bias, gate)
     dtype = reduce(torch.promote_types, [t.dtype for t in inputs if t is not None])
     s, w, b, z = (None if t is None else t.to(dtype) for t in inputs)
