@@ -61,8 +61,10 @@ def test_routes_cut_into_segments(monkeypatch, length, N, rank):
     assert_matches(got, want, 2e-5)
 
 
-def test_many_states_are_scanned_in_groups():
-    inputs, routes = make_inputs(1, 3, 2, 1, 20, 2, dtype=torch.float32)
+def test_many_states_are_scanned_in_groups(monkeypatch):
+    """In two chunks: the second starts from saved states."""
+    monkeypatch.setattr(gpu, "MOST_STATES", 2)
+    inputs, routes = make_inputs(1, 66, 2, 1, 3, dtype=torch.float32)
     got, want = both(inputs, routes)
     assert_matches(got, want, 2e-5)
 

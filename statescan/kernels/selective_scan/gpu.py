@@ -174,8 +174,9 @@ def backward(
     """Gradients of x, dt, A, B, C, D, dt_weight and dt_bias, as `streaming.backward`."""
     if A.shape[-1] > MOST_STATES:
         groups = zip(saved.split(MOST_STATES, dim=3), state_groups(A, B, C, D), strict=True)
-        parts = [
-            backward(dy, h, x, dt, *g, dt_weight, dt_bias, routes, merge, once) for h, g in groups
+        parts = [  # each group's saved states as rows of its own
+            backward(dy, h.contiguous(), x, dt, *g, dt_weight, dt_bias, routes, merge, once)
+            for h, g in groups
         ]
         return join_groups(parts)
     call = Call(x, dt, A, B, C, D, dt_weight, dt_bias, routes, merge, once, backward=True)
