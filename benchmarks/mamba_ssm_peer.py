@@ -125,8 +125,8 @@ def scan(x, dt, A, B, C, D, dt_weight, dt_bias, routes: str, H: int, W: int) -> 
     return gather(y.unflatten(1, A.shape[:2]), routes, H, W)
 
 
-def s6_forward(self, x: Tensor) -> Tensor:
-    """`scans.S6.forward` of cross routes on this kernel: x (B, H, W, C)."""
+def s6_forward(self, x: Tensor, *, apart: bool = False) -> Tensor:
+    """`scans.S6.forward` of cross routes on this kernel: x (B, H, W, C), merged in any case."""
     H, W = x.shape[1:3]
     tokens = x.permute(0, 3, 1, 2).flatten(2)
     projected = torch.einsum("bkcl,kwc->bkwl", spread(tokens, "cross", H, W), self.x_proj_weight)

@@ -16,6 +16,7 @@ from gpu_scans import Line
 from gpu_timing import Clock, Timing, Wrong, poisoned
 
 from statescan.kernels.selective_scan import gpu, op, selective_scan_reference
+from statescan.scans import scan2d
 
 LIMITS = {"bytes a second": 3e12, "exponentials a second": 4e12}
 
@@ -128,6 +129,16 @@ def test_a_model_runs_on_mamba_ssms_kernel(clock, mamba_ssm):
         assert error < 1e-4
         grads.append(gpu_models.gradients(ours))
     assert 0 < gpu_models.worst(*grads) < 0.05  # another path, the same gradients
+
+
+def test_mamba_ssms_kernel_leaves_nothing_apart_for_the_merged_norm(clock, mamba_ssm, monkeypatch):
+    """On a GPU, where a kernel adds the routes up, the block asks for them apart."""
+    model = gpu_models.build("test_vmamba", clock.device)
+    x = gpu_models.images(2, 32, clock.device)
+    with torch.no_grad(), gpu_models.variant(gpu_models.ON_MAMBA_SSM):
+        want = model(x)
+        monkeypatch.setattr(scan2d, "norm_is_fused", lambda *tensors: True)
+        torch.testing.assert_close(model(x), want)
 
 
 def test_models_are_compared_before_they_are_timed(clock, capsys):
