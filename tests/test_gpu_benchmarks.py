@@ -1,6 +1,7 @@
 """The GPU benchmarks on a CPU, tiny: what they check, print and write, and their peers."""
 
 import json
+import subprocess
 from types import ModuleType
 
 import gpu as program
@@ -248,6 +249,7 @@ def test_steps_go_on_after_one_that_fails_or_takes_too_long(monkeypatch, tmp_pat
         "second": [step("c", "raise SystemExit(3)")],
     }
     monkeypatch.setattr(on_gpu, "steps", lambda: every)
+    monkeypatch.setattr(on_gpu, "LAST_WORDS", 0)
     monkeypatch.setattr(on_gpu, "build", lambda: "built")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setenv("OUT", str(tmp_path))
@@ -259,13 +261,45 @@ def test_steps_go_on_after_one_that_fails_or_takes_too_long(monkeypatch, tmp_pat
     assert on_gpu.main(["third"]) == 2
 
 
+def test_a_step_that_is_cut_off_says_what_it_has_found(monkeypatch):
+    """As pytest does, whose failures would be lost otherwise."""
+    code = """
+import signal, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell may have switched off
+try:
+    time.sleep(60)
+except KeyboardInterrupt:
+    print("found")
+"""
+    monkeypatch.setattr(on_gpu, "LAST_WORDS", 20)
+    [(_, became, printed)] = on_gpu.run([on_gpu.Step("slow", ["-c", code], 23)])
+    assert (became, printed) == ("cut off after 23 s", "found\n")
+
+
+def test_steps_share_out_the_processors(monkeypatch):
+    monkeypatch.setattr("os.cpu_count", lambda: 16)
+    code = "import os; print(os.environ['OMP_NUM_THREADS'], os.environ['OMP_WAIT_POLICY'])"
+    done = on_gpu.run([on_gpu.Step(n, ["-c", code], 60) for n in "abc"])
+    assert [printed for *_, printed in done] == ["6 passive\n"] * 3
+
+
+def test_a_library_that_takes_too_long_to_build_stops_nothing(monkeypatch):
+    def run(command, timeout, **options):
+        raise subprocess.TimeoutExpired(command, timeout)
+
+    monkeypatch.setattr("shutil.which", lambda name: name)
+    monkeypatch.setattr(subprocess, "run", run)
+    assert on_gpu.build().startswith("C library not built in a minute")
+
+
 def test_all_steps_fit_nine_minutes_and_name_files_that_exist():
     every = on_gpu.steps()
     assert 20 + sum(max(step.seconds for step in steps) for steps in every.values()) <= 540
     files = [a for steps in every.values() for s in steps for a in s.arguments if ".py" in a]
     assert files
     assert all(on_gpu.Path(name).exists() for name in files)
-    assert any(name.endswith("test_selective_scan_gpu.py") for name in files)
+    for name in ("test_selective_scan_gpu.py", "test_scan2d_kernels.py"):
+        assert any(file.endswith(name) for file in files)
 
 
 def test_peers_need_one_source_package(monkeypatch, tmp_path):
