@@ -136,23 +136,25 @@ def worst(got: dict[str, Tensor], want: dict[str, Tensor]) -> float:
     return float(torch.stack(errors).max())
 
 
-def check(line: Line, scan: Scan, table: Tensor, peer: Scan | None) -> dict[str, float]:
-    """Errors of our scan and of mamba-ssm's against float64, on memory that held NaN."""
-    rng = torch.Generator(table.device).manual_seed(1)
-    shape = scan.inputs["x"].shape
-    dy = torch.randn(shape, generator=rng, device=table.device).to(line.dtype)
-    want = exact(scan.inputs, table, dy)
-    limit = max(LEAST_ERROR, 3 * torch.finfo(line.dtype).eps)
+def check(line: Line, scan: Scan, dy: Tensor, want: dict[str, Tensor]) -> float:
+    """Error of our scan against float64, on memory that held NaN."""
     with poisoned():
-        errors = {"ours": worst(run(scan, dy), want)}
-        if peer is not None:
-            got = run(peer, dy.mT.contiguous())
-            moved = peer_layout(want, table)
-            errors["mamba-ssm"] = worst(got, moved)
-    refuse("ours", errors["ours"], limit)
-    if peer is not None:
-        refuse("mamba-ssm", errors["mamba-ssm"], PEERS_ERROR * limit)
-    return errors
+        error = worst(run(scan, dy), want)
+    refuse("ours", error, limit(line))
+    return error
+
+
+def check_mamba_ssm(line: Line, scan: Scan, dy: Tensor, want: dict[str, Tensor]) -> float:
+    """The same of mamba-ssm's, in whose layout the results are."""
+    with poisoned():
+        error = worst(run(scan, dy.mT.contiguous()), want)
+    refuse("mamba-ssm", error, PEERS_ERROR * limit(line))
+    return error
+
+
+def limit(line: Line) -> float:
+    """The largest error of our scan."""
+    return max(LEAST_ERROR, 3 * torch.finfo(line.dtype).eps)
 
 
 def peer_layout(results: dict[str, Tensor], table: Tensor) -> dict[str, Tensor]:
@@ -217,17 +219,40 @@ def times(scan: Scan, clock: Clock) -> dict[str, dict]:
     return row
 
 
+def peers(line: Line, inputs: Inputs, table: Tensor, dy: Tensor, want: Inputs) -> dict:
+    """By the names of the peers that are here: what makes each, and gives its error."""
+
+    def theirs() -> tuple[Scan, float]:
+        scan = mamba_ssm(inputs, table, line)
+        return scan, check_mamba_ssm(line, scan, dy, peer_layout(want, table))
+
+    def softmax() -> tuple[Scan, float]:
+        scan = attention(line, table.device)
+        return scan, check_attention(scan)
+
+    built = mamba_ssm_peer.kernel() is not None
+    return ({"mamba-ssm": theirs} if built else {}) | {"attention": softmax}
+
+
 def measure(line: Line, clock: Clock, limits: dict) -> dict:
-    """Errors, times, floors and ratios of ours and of every peer that is here."""
+    """Errors, times, floors and ratios of ours and of every peer that is here.
+
+    Ours come first, and a peer that fails costs no figures but its own.
+    """
     inputs, table = make_inputs(line, clock.device)
-    scans = {"ours": ours(inputs, table)}
-    if mamba_ssm_peer.kernel() is not None:
-        scans["mamba-ssm"] = mamba_ssm(inputs, table, line)
-    errors = check(line, scans["ours"], table, scans.get("mamba-ssm"))
-    scans["attention"] = attention(line, clock.device)
-    errors["attention"] = check_attention(scans["attention"])
-    row = {"floor ms": floors(line, inputs, table, limits), "error": errors}
-    row["scans"] = {name: times(scan, clock) for name, scan in scans.items()}
+    rng = torch.Generator(clock.device).manual_seed(1)
+    dy = torch.randn(inputs["x"].shape, generator=rng, device=clock.device).to(line.dtype)
+    want = exact(inputs, table, dy)
+    scan = ours(inputs, table)
+    row = {"floor ms": floors(line, inputs, table, limits), "missing peers": {}}
+    row["error"] = {"ours": check(line, scan, dy, want)}
+    row["scans"] = {"ours": times(scan, clock)}
+    for name, peer in peers(line, inputs, table, dy, want).items():
+        try:
+            scan, row["error"][name] = peer()
+            row["scans"][name] = times(scan, clock)
+        except Exception as error:
+            row["missing peers"][name] = f"{type(error).__name__}: {error}".splitlines()[0]
     return row
 
 

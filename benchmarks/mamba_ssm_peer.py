@@ -56,11 +56,13 @@ def build() -> Path:
 
 @cache
 def kernel() -> ModuleType | None:
-    """The extension, from peers/ or from an installed mamba-ssm; None where it is not built."""
+    """The extension, from peers/ or from an installed mamba-ssm; None where it does not load."""
     sys.path.insert(0, str(PEERS))
     try:
         return importlib.import_module(NAME)
-    except ModuleNotFoundError:
+    except ImportError as error:
+        if not isinstance(error, ModuleNotFoundError):  # another Python's, or another torch's
+            print(f"mamba-ssm's kernel does not load: {error}")
         return None
     finally:
         sys.path.remove(str(PEERS))

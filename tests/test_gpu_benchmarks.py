@@ -229,6 +229,28 @@ def test_what_fails_or_finds_no_time_is_written_down(tiny, tmp_path, capsys, mon
     assert rows["full dt"] == {"missing": "RuntimeError: out of memory"}
 
 
+def test_a_peer_that_fails_costs_no_figures_of_ours(tiny, tmp_path, capsys, monkeypatch):
+    def fails(scan):
+        raise RuntimeError("no kernel for this")
+
+    monkeypatch.setattr(gpu_scans, "check_attention", fails)
+    path = tmp_path / "cpu.json"
+    common = ["--device", "cpu", "--seconds", "0.001", "--json", str(path)]
+    assert tiny.main(["scans", "--only", "low rank", *common]) == 1
+    assert "NOT MEASURED low rank, attention: RuntimeError: no kernel" in capsys.readouterr().out
+    row = json.loads(path.read_text())["scans"]["rows"]["low rank"]
+    assert row["scans"]["ours"]["calls"]["both"][0] > 0
+    assert "attention" not in row["scans"]
+
+
+def test_a_kernel_of_mamba_ssms_that_does_not_load_is_no_peer(monkeypatch, tmp_path, capsys):
+    """One built for another Python, say."""
+    (tmp_path / f"{mamba_ssm_peer.NAME}.so").write_bytes(b"")
+    monkeypatch.setattr(mamba_ssm_peer, "PEERS", tmp_path)
+    assert mamba_ssm_peer.kernel.__wrapped__() is None
+    assert "mamba-ssm's kernel does not load: " in capsys.readouterr().out
+
+
 def test_without_a_gpu_the_programs_say_so(tiny, capsys, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert tiny.main([]) == 2
