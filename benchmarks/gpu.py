@@ -85,8 +85,8 @@ def run(section: Section, only: str, deadline: float, keep: Callable[[dict], Non
                 raise TimeoutError("no time left")
             rows[name] = measure()
             section.show(name, rows[name])
-            for peer, reason in rows[name].get("missing peers", {}).items():
-                missing.append(f"{name}, {peer}: {reason}")
+            for part, reason in rows[name].get("missing parts", {}).items():
+                missing.append(f"{name}, {part}: {reason}")
                 print("NOT MEASURED", missing[-1])
         except Exception as error:  # wrong results, memory, compilers: the other rows go on
             reason = f"{type(error).__name__}: {error}".splitlines()[0]

@@ -5,6 +5,7 @@ Training is one forward and backward pass; everything runs in bfloat16 by autoca
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import NamedTuple
 from unittest import mock
 
@@ -12,7 +13,7 @@ import mamba_ssm_peer
 import timm
 import torch
 from gpu_scans import worst
-from gpu_timing import Clock, Wrong, captured, peak_bytes, refuse
+from gpu_timing import Clock, Wrong, captured, noted, peak_bytes, refuse
 from torch import Tensor, nn
 
 from statescan.kernels import _triton
@@ -113,15 +114,16 @@ def check(name: str, model: nn.Module, x: Tensor) -> tuple[float, Tensor]:
     return error, want.double()
 
 
-def modes(model: nn.Module, x: Tensor, compiled: bool) -> Iterator[tuple[str, Callable, Callable]]:
-    """Ways of running a model: their names, inference and training."""
+def modes(model: nn.Module, x: Tensor, compiled: bool) -> dict[str, Callable[[], tuple]]:
+    """By name the ways of running a model, each what makes its inference and its training."""
     if compiled:
         fast = torch.compile(model)
-        yield "compiled", lambda: logits(fast, x), lambda: train(fast, x)
-        return
-    yield "eager", lambda: logits(model, x), lambda: train(model, x)
+        return {"compiled": lambda: (partial(logits, fast, x), partial(train, fast, x))}
+    calls = partial(logits, model, x), partial(train, model, x)
+    ways: dict[str, Callable[[], tuple]] = {"eager": lambda: calls}
     if x.is_cuda:
-        yield "graph", captured(lambda: logits(model, x)), captured(lambda: train(model, x))
+        ways["graph"] = lambda: tuple(map(captured, calls))
+    return ways
 
 
 def gradients(model: nn.Module) -> dict[str, Tensor]:
@@ -142,14 +144,16 @@ def measure(name: str, setting: Setting, clock: Clock, compiled: bool) -> dict:
         known = gradients(model)
         if not known["gradients"].isfinite().all():
             raise Wrong(f"{name} has gradients that are no numbers: its time means nothing")
-        row: dict = {"error": error, "modes": {}}
-        for mode, infer, learn in modes(model, x, compiled):
-            off = worst({"logits": infer()[:CHECKED]}, {"logits": want})
-            refuse(f"{name}, {mode}", off, AUTOCAST_ERROR)
-            learn()
-            refuse(f"{name}, {mode}", worst(gradients(model), known), AUTOCAST_ERROR)
-            speed = speeds(infer, learn, setting, clock, memory=mode != "graph")
-            row["modes"][mode] = {"autocast error": off, **speed}
+        row: dict = {"error": error, "modes": {}, "missing parts": {}}
+        for mode, make in modes(model, x, compiled).items():
+            with noted(row["missing parts"], mode):
+                infer, learn = make()
+                off = worst({"logits": infer()[:CHECKED]}, {"logits": want})
+                refuse(f"{name}, {mode}", off, AUTOCAST_ERROR)
+                learn()
+                refuse(f"{name}, {mode}", worst(gradients(model), known), AUTOCAST_ERROR)
+                speed = speeds(infer, learn, setting, clock, memory=mode != "graph")
+                row["modes"][mode] = {"autocast error": off, **speed}
     return row
 
 

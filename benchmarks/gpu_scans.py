@@ -6,7 +6,7 @@ from typing import NamedTuple
 import mamba_ssm_peer
 import torch
 import torch.nn.functional as F
-from gpu_timing import Clock, captured, kept_bytes, poisoned, refuse
+from gpu_timing import Clock, captured, kept_bytes, noted, poisoned, refuse
 from torch import Tensor
 
 from statescan.kernels import selective_scan
@@ -198,7 +198,7 @@ def floors(line: Line, inputs: Inputs, table: Tensor, limits: dict) -> dict[str,
     }
 
 
-def times(scan: Scan, clock: Clock) -> dict[str, dict]:
+def times(name: str, scan: Scan, clock: Clock, missing: dict[str, str]) -> dict[str, dict]:
     """Milliseconds of forward, and of forward with backward: calls, and on a GPU graphs of them."""
     leaves = list(scan.inputs.values())
     dy = torch.randn_like(scan.compute(scan.inputs))
@@ -210,11 +210,11 @@ def times(scan: Scan, clock: Clock) -> dict[str, dict]:
     def both() -> tuple[Tensor, ...]:
         return torch.autograd.grad(scan.compute(scan.inputs), leaves, dy)
 
-    row: dict[str, dict] = {"calls": {}}
-    for name, call in (("forward", forward), ("both", both)):
-        row["calls"][name] = clock.time(call)
-        if clock.device.type == "cuda":
-            row.setdefault("graph", {})[name] = clock.time(captured(call))
+    calls = {"forward": forward, "both": both}
+    row: dict[str, dict] = {"calls": {k: clock.time(call) for k, call in calls.items()}}
+    if clock.device.type == "cuda":
+        with noted(missing, f"graph of {name}"):
+            row["graph"] = {k: clock.time(captured(call)) for k, call in calls.items()}
     row["kept bytes"] = kept_bytes(lambda: scan.compute(scan.inputs), clock.device)
     return row
 
@@ -237,22 +237,21 @@ def peers(line: Line, inputs: Inputs, table: Tensor, dy: Tensor, want: Inputs) -
 def measure(line: Line, clock: Clock, limits: dict) -> dict:
     """Errors, times, floors and ratios of ours and of every peer that is here.
 
-    Ours come first, and a peer that fails costs no figures but its own.
+    Ours come first, and a peer or a graph that fails costs no figures but its own.
     """
     inputs, table = make_inputs(line, clock.device)
     rng = torch.Generator(clock.device).manual_seed(1)
     dy = torch.randn(inputs["x"].shape, generator=rng, device=clock.device).to(line.dtype)
     want = exact(inputs, table, dy)
     scan = ours(inputs, table)
-    row = {"floor ms": floors(line, inputs, table, limits), "missing peers": {}}
+    missing: dict[str, str] = {}
+    row = {"floor ms": floors(line, inputs, table, limits), "missing parts": missing}
     row["error"] = {"ours": check(line, scan, dy, want)}
-    row["scans"] = {"ours": times(scan, clock)}
+    row["scans"] = {"ours": times("ours", scan, clock, missing)}
     for name, peer in peers(line, inputs, table, dy, want).items():
-        try:
+        with noted(missing, name):
             scan, row["error"][name] = peer()
-            row["scans"][name] = times(scan, clock)
-        except Exception as error:
-            row["missing peers"][name] = f"{type(error).__name__}: {error}".splitlines()[0]
+            row["scans"][name] = times(name, scan, clock, missing)
     return row
 
 

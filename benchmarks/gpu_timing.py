@@ -22,6 +22,15 @@ def refuse(name: str, error: float, limit: float) -> None:
         raise Wrong(f"{name} is off by {error:.1e}, more than {limit:.1e}: its time means nothing")
 
 
+@contextmanager
+def noted(missing: dict[str, str], name: str) -> Iterator[None]:
+    """A part of a row whose failure is noted under its name and costs no other part."""
+    try:
+        yield
+    except Exception as error:  # wrong results, memory, compilers, captures
+        missing[name] = f"{type(error).__name__}: {error}".splitlines()[0]
+
+
 class Timing(NamedTuple):
     """Milliseconds of a call: the median, and what a fifth of the calls were under and over."""
 

@@ -150,6 +150,31 @@ def test_models_are_compared_before_they_are_timed(clock, capsys):
     assert "images/s" in capsys.readouterr().out
 
 
+def not_captured(*args):
+    raise RuntimeError("operation not permitted when stream is capturing")
+
+
+def test_a_scan_whose_graph_fails_has_the_times_of_its_calls(clock, monkeypatch):
+    monkeypatch.setattr(gpu_scans, "captured", not_captured)
+    monkeypatch.setattr(gpu_scans, "kept_bytes", lambda call, device: 0)
+    on_a_gpu = Clock("cpu", seconds=0.001, flush=64)
+    on_a_gpu.device = torch.device("cuda")
+    monkeypatch.setattr(on_a_gpu, "time", clock.time)
+    scan, missing = gpu_scans.ours(*gpu_scans.make_inputs(lines()["low rank"], clock.device)), {}
+    row = gpu_scans.times("ours", scan, on_a_gpu, missing)
+    assert row["calls"]["both"].median > 0
+    assert list(missing) == ["graph of ours"]
+
+
+def test_a_model_whose_graph_fails_has_its_other_figures(clock, monkeypatch):
+    modes = gpu_models.modes
+    monkeypatch.setattr(gpu_models, "modes", lambda *args: modes(*args) | {"graph": not_captured})
+    setting = gpu_models.Setting(2, 32, ("test_vmamba",))
+    row = gpu_models.measure("test_vmamba", setting, clock, compiled=False)
+    assert list(row["modes"]) == ["eager"]
+    assert list(row["missing parts"]) == ["graph"]
+
+
 def test_a_wrong_model_gets_no_time(clock, monkeypatch):
     monkeypatch.setattr(gpu_models, "FORWARD", lambda self, x: torch.zeros_like(x))
     setting = gpu_models.Setting(2, 32, ("test_vmamba",))
