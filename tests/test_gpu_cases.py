@@ -1,5 +1,10 @@
 """What `make gpu` runs on a GPU, tiny: the scan in Triton's interpreter, the rest on the CPU."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import gpu_cases
 import pytest
 import torch
@@ -47,3 +52,25 @@ def test_every_family_has_a_model():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_models(dtype):
     gpu_cases.compare_model("test_vmamba", dtype, DEVICE, size=32)
+
+
+def test_products_are_exact_on_a_gpu_and_left_as_they_were(tmp_path):
+    """The fixture of tests/gpu, in a process of its own."""
+    (tmp_path / "test_products.py").write_text("""
+import torch
+
+def test_exact():
+    assert not torch.backends.cudnn.allow_tf32
+    assert not torch.backends.cuda.matmul.allow_tf32
+""")
+    tests = Path(__file__).parent
+    folders = (tests.parent, tests.parent / "benchmarks", tests / "gpu")
+    options = ["-q", "-p", "conftest", "-p", "no:cacheprovider", "-c", os.devnull]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", *options, "."],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(map(str, folders))},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout

@@ -1,10 +1,10 @@
 """Products in the type they are asked for."""
 
 import pytest
-import torch
+from gpu_models import without_tf32
 
 
 @pytest.fixture(autouse=True)
-def exact_products(monkeypatch):
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
-    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", False)
+def exact_products():
+    with without_tf32():
+        yield
