@@ -15,6 +15,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import timm
 import torch
@@ -137,11 +138,12 @@ def convert(args: argparse.Namespace) -> float:
     batch = max(2, args.batch) if args.dynamic else args.batch  # torch takes 1 for a constant
     images = random_images((batch, 3, height, width), args.dynamic)
     write, _ = FORMATS[args.target.suffix]
-    unchecked = args.target.with_name(f"unchecked-{args.target.name}")
-    with torch.no_grad():
+    with TemporaryDirectory(dir=args.target.parent) as folder, torch.no_grad():
+        unchecked = Path(folder, args.target.name)
         write(export(model, images[0], args.dynamic), unchecked)
         worst = check(model, unchecked, images)
-    os.replace(unchecked, args.target)
+        for file in sorted(Path(folder).iterdir(), key=unchecked.__eq__):  # last what names others
+            os.replace(file, args.target.with_name(file.name))
     return worst
 
 
