@@ -37,6 +37,7 @@ from triton.compiler import ASTSource
 from statescan.kernels import _triton
 from statescan.kernels.dwconv_silu import gpu as dwconv_silu
 from statescan.kernels.merge_norm import gpu as merge_norm
+from statescan.kernels.recurrence_2d import gpu as recurrence_2d
 from statescan.kernels.selective_scan import gpu as selective_scan
 from statescan.kernels.state_fusion import gpu as state_fusion
 
@@ -114,6 +115,14 @@ def convolution(channels: int, side: int, *, size: int = 3, dtype=torch.bfloat16
     dwconv_silu.backward(x, x, weight, bias)
 
 
+def recurrence(entries: int, N: int, *, dtype=torch.bfloat16) -> None:
+    """Forward and backward of 2DMamba (one entry) or Mamba2D (two), with N states."""
+    x, B = empty(128, 56, 56, 192, dtype=dtype), empty(128, 56, 56, N, dtype=dtype)
+    D = empty(192)
+    inputs = (x, [recurrence_2d.Entry(x, empty(192, N), B, D)] * entries, B, D)
+    recurrence_2d.backward(recurrence_2d.forward(*inputs), *inputs)
+
+
 def exp2_limit() -> dict[str, Phase]:
     """The kernel that measures a GPU's exponentials a second."""
     out = empty(1024)
@@ -164,6 +173,10 @@ CALLS: dict[str, Call] = {
     "dwconv fp32 C96 7x7": Call(
         partial(convolution, 96, 56, size=7, dtype=torch.float32), tested=(90,)
     ),
+    "2DMamba N1 bf16": Call(partial(recurrence, 1, 1), tested=(90,)),
+    "2DMamba N16 bf16": Call(partial(recurrence, 1, 16), tested=(90,)),
+    "Mamba2D N1 bf16": Call(partial(recurrence, 2, 1), tested=(90,)),
+    "Mamba2D N16 bf16": Call(partial(recurrence, 2, 16), tested=(90,)),
     "exp2 limit": Call(
         exp2_limit, tested=(90,), limits={"exponentials": {"barriers": 3, "shared": 4096}}
     ),
@@ -194,7 +207,8 @@ def labelled(call: Call) -> dict[str, Launch]:
         if compiled in known:
             continue
         known.add(compiled)
-        label = kernel.__name__ + (" (local)" if options.get("LOCAL") else "")
+        passes = [f" ({name.lower()})" for name in ("LOCAL", "SAVE") if options.get(name)]
+        label = "".join([kernel.__name__, *passes])
         same = sum(name.split(" #")[0] == label for name in found)
         found[f"{label} #{same + 1}" if same else label] = (kernel, arguments, options)
     return found

@@ -105,6 +105,9 @@ def fusion(batch, H, W, C) -> Case:
 def cases(tiny: bool = False) -> dict[str, Case]:
     """All problems by name, at the sizes of models, or tiny."""
     states = kernels.selective_scan_states
+    two_d, mamba2d, v2m = (
+        partial(recurrence, f"scan_{name}") for name in ("2dmamba", "mamba2d", "v2m")
+    )
     given = {  # what makes it, its size in a model, its tiny size, the rest
         "VMamba-T stage 1": (scan, (2, 56, 56, 192), (1, 2, 3, 4), ("cross", 1, 2)),
         "VMamba-T stage 1, full dt": (scan, (2, 56, 56, 192), (1, 2, 2, 3), ("cross",)),
@@ -115,9 +118,12 @@ def cases(tiny: bool = False) -> dict[str, Case]:
         "states": (scan, (2, 28, 28, 64), (1, 2, 2, 2), ("raster", 2, 2, states)),
         "ssd": (ssd, (2, 28, 28, 4, 32, 16), (1, 2, 3, 2, 2, 3), ()),
         "noncausal ssd": (noncausal, (2, 3136, 4, 32, 64), (2, 5, 2, 3, 4), ()),
-        "2DMamba": (partial(recurrence, "scan_2dmamba"), (2, 28, 28, 64, 4), (1, 3, 2, 2, 2), ()),
-        "Mamba2D": (partial(recurrence, "scan_mamba2d"), (2, 28, 28, 64, 4), (1, 3, 2, 2, 2), ()),
-        "V2M": (partial(recurrence, "scan_v2m"), (2, 28, 28, 64, 4), (1, 3, 2, 2, 2), ()),
+        "2DMamba": (two_d, (8, 28, 27, 200, 6), (1, 3, 2, 2, 2), ()),
+        "2DMamba, N=1": (two_d, (8, 56, 56, 192, 1), (1, 2, 2, 2, 1), ()),
+        "2DMamba, few programs": (two_d, (1, 28, 28, 64, 4), (1, 2, 1, 2, 1), ()),
+        "Mamba2D": (mamba2d, (8, 28, 27, 200, 6), (1, 3, 2, 2, 2), ()),
+        "Mamba2D, few programs": (mamba2d, (1, 28, 28, 64, 4), (1, 2, 1, 2, 1), ()),
+        "V2M": (v2m, (2, 28, 28, 64, 4), (1, 3, 2, 2, 2), ()),
         "state fusion": (fusion, (2, 56, 56, 64), (1, 4, 3, 2), ()),
     }
     return {

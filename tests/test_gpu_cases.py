@@ -1,25 +1,32 @@
-"""What `make gpu` runs on a GPU, tiny: the scan in Triton's interpreter, the rest on the CPU."""
+"""What `make gpu` runs on a GPU, tiny: scans in Triton's interpreter, the rest on the CPU."""
 
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import gpu_cases
 import pytest
 import torch
 
+from statescan.kernels import recurrence_2d
+from statescan.kernels.recurrence_2d import gpu as recurrence_2d_gpu
 from statescan.kernels.selective_scan import gpu, op
 
 CASES = gpu_cases.cases(tiny=True)
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
+def backend(operator, module, *inputs, N=1):
+    """Triton's module of an operator, or torch's for float64."""
+    return operator.streaming if inputs[0].dtype == torch.float64 else module
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_operators(name, monkeypatch):
-    monkeypatch.setattr(
-        op, "backend", lambda *inputs, N=1: op.streaming if inputs[0].double() is inputs[0] else gpu
-    )
+    for operator, module in ((op, gpu), (recurrence_2d.op, recurrence_2d_gpu)):
+        monkeypatch.setattr(operator, "backend", partial(backend, operator, module))
     gpu_cases.compare(CASES[name], torch.bfloat16, DEVICE, runs=1)
 
 

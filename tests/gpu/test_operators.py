@@ -5,6 +5,8 @@ import pytest
 import torch
 
 from statescan import backends
+from statescan.kernels import recurrence_2d
+from statescan.kernels.recurrence_2d import gpu as recurrence_2d_gpu
 from statescan.kernels.selective_scan import gpu
 
 CASES = gpu_cases.cases()
@@ -12,6 +14,15 @@ CASES = gpu_cases.cases()
 
 def test_triton_serves_the_scan():
     assert backends()["selective_scan"]["cuda"] == "Triton kernel"
+
+
+@pytest.mark.parametrize("name", [n for n in CASES if n.startswith(("2DMamba", "Mamba2D"))])
+def test_few_programs_are_left_to_torch(name):
+    """As the cases' names say."""
+    inputs = gpu_cases.on("cuda", gpu_cases.make_inputs(CASES[name], torch.bfloat16))
+    backend = recurrence_2d.op.backend(*inputs.values(), N=inputs["C"].shape[-1])
+    torch_serves = "few programs" in name
+    assert backend is (recurrence_2d.streaming if torch_serves else recurrence_2d_gpu)
 
 
 @pytest.mark.parametrize("dtype", gpu_cases.DTYPES, ids=str)

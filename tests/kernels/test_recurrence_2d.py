@@ -5,70 +5,23 @@ import warnings
 
 import pytest
 import torch
+from recurrence_problems import DECAYS, MAPS, MATRICES, OPERATORS, assert_matches, make_inputs, run
 from torch.utils.flop_counter import FlopCounterMode
 
-from statescan.kernels import backends
+from statescan.kernels import _triton, backends
 from statescan.kernels.recurrence_2d import (
     op,
     scan_2dmamba,
-    scan_2dmamba_reference,
     scan_mamba2d,
-    scan_mamba2d_reference,
     scan_v2m,
     scan_v2m_columns,
-    scan_v2m_reference,
     scan_v2m_rows,
     streaming,
 )
 from statescan.kernels.selective_scan import selective_scan
 
-# Each operator, its definition, and its arguments by shape: maps, decays, matrices, channels.
-MAPS = ("x", "dt", "dt_top", "dt_left", "dt2")
-DECAYS = ("A", "A_top", "A_left", "A2")
-MATRICES = ("B", "B_top", "B_left", "C", "C2")
-OPERATORS = {
-    "2dmamba": (scan_2dmamba, scan_2dmamba_reference, "x dt A B C D dt_bias"),
-    "mamba2d": (
-        scan_mamba2d,
-        scan_mamba2d_reference,
-        "x dt_top dt_left A_top A_left B_top B_left C D dt_bias_top dt_bias_left",
-    ),
-    "v2m": (scan_v2m, scan_v2m_reference, "x dt A B dt2 A2 C2 D D2 dt_bias dt_bias2"),
-}
 every_operator = pytest.mark.parametrize("name", OPERATORS)
 own_kernels = pytest.mark.parametrize("name", ["2dmamba", "mamba2d"])
-
-
-def make_inputs(name, batch, H, W, channels, N, dtype=torch.float64, seed=0):
-    """Random arguments of an operator, all requiring gradients."""
-    rng = torch.Generator().manual_seed(seed)
-
-    def draw(argument):
-        if argument in DECAYS:
-            return -torch.rand(channels, N, generator=rng, dtype=torch.float64) * 2
-        last = N if argument in MATRICES else channels
-        shape = (batch, H, W, last) if argument in MAPS + MATRICES else (channels,)
-        return torch.randn(shape, generator=rng, dtype=torch.float64)
-
-    return {a: draw(a).to(dtype).requires_grad_() for a in OPERATORS[name][2].split()}
-
-
-def run(function, inputs):
-    """Output and gradients of every input for a fixed random gradient of the output."""
-    y = function(**inputs)
-    rng = torch.Generator().manual_seed(1)
-    dy = torch.randn(y.shape, generator=rng, dtype=torch.float64).to(y.dtype)
-    grads = torch.autograd.grad(y, list(inputs.values()), dy, materialize_grads=True)
-    return {"y": y.detach()} | dict(zip(inputs, grads, strict=True))
-
-
-def assert_matches(got, want, tolerance):
-    for name, value in want.items():
-        error = (got[name].double() - value.double()).abs().max()
-        scale = value.double().abs().max().clamp_min(1)
-        assert error <= tolerance * scale, f"{name}: {error:.1e} of {scale:.1e}"
-
-
 SIZES = [(1, 1, 1, 1), (1, 6, 3, 2), (7, 1, 2, 3), (4, 4, 3, 1), (8, 16, 2, 1), (5, 7, 4, 3)]
 SIZE_IDS = [f"H{H}-W{W}-C{C}-N{N}" for H, W, C, N in SIZES]
 
@@ -346,9 +299,12 @@ def test_nothing_to_scan(name):
     assert not got["D"].any()
 
 
-def test_backends_are_told():
+def test_backends_are_told(monkeypatch):
     assert backends()["recurrence_2d"]["cpu"] == "streaming torch"
-    assert "no Triton kernel yet" in op.describe_backend(torch.device("cuda"))
+    told = op.describe_backend(torch.device("cuda"))
+    assert told.startswith("Triton kernel; streaming torch where")
+    monkeypatch.setattr(_triton, "FOUND", False)
+    assert op.describe_backend(torch.device("cuda")) == "streaming torch: triton is not installed"
 
 
 GRID, STATE = (2, 3, 4, 5), (2, 3, 4, 2)

@@ -1,4 +1,4 @@
-"""`scan_2dmamba` and `scan_mamba2d`: check their arguments and run the streaming backend."""
+"""`scan_2dmamba` and `scan_mamba2d`: check their arguments and run the fastest backend."""
 
 import math
 
@@ -6,39 +6,46 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
+from .. import _triton
 from .._arguments import check_dims, check_tensors
 from .._registration import join
 from . import streaming
 
 
-def describe_backend(device: torch.device) -> str:
-    """Which backend serves a device, and why.
+def backend(*inputs: Tensor, N: int):
+    """The module that serves some inputs, x first: Triton on a GPU, or torch."""
+    if N and _triton.serves(*inputs):
+        from . import gpu
 
-    A Triton kernel would pay on a GPU: torch keeps N decays and N states a cell and channel in
-    memory, several times, and launches a kernel a row, column or anti-diagonal.
-    """
-    if device.type == "cpu":
-        return "streaming torch"
-    return "streaming torch: no Triton kernel yet, which would keep states in registers"
+        if gpu.pays(inputs[0], N):
+            return gpu
+    return streaming
+
+
+def describe_backend(device: torch.device) -> str:
+    """Which backend serves a device, and why."""
+    served = _triton.describe(device, "streaming torch")
+    if served != "Triton kernel":
+        return served
+    return f"{served}; streaming torch where samples and channels make few programs (an estimate)"
 
 
 @torch.library.custom_op("statescan::scan_2dmamba", mutates_args=())
 def _2dmamba(
     x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, dt_bias: Tensor
 ) -> Tensor:
-    arguments = (x, dt, A, B.unsqueeze(-1), C.unsqueeze(-1), D, dt_bias)
+    arguments = (x, dt, A, B, C, D, dt_bias)
     with torch.autocast(x.device.type, enabled=False):  # sums stay in the state's dtype
-        return streaming.forward(streaming.block_2dmamba, A.shape[1], *arguments)
+        return backend(*arguments, N=A.shape[1]).scan_2dmamba(*arguments)
 
 
 @torch.library.custom_op("statescan::scan_2dmamba_backward", mutates_args=())
 def _2dmamba_backward(
     dy: Tensor, x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, dt_bias: Tensor
 ) -> list[Tensor]:
-    arguments = (x, dt, A, B.unsqueeze(-1), C.unsqueeze(-1), D, dt_bias)
+    arguments = (x, dt, A, B, C, D, dt_bias)
     with torch.autocast(x.device.type, enabled=False):
-        grads = streaming.backward(streaming.block_2dmamba_backward, A.shape[1], dy, *arguments)
-    return [g.squeeze(-1) if g.dim() == 5 else g for g in grads]
+        return backend(*arguments, N=A.shape[1]).scan_2dmamba_backward(dy, *arguments)
 
 
 @torch.library.custom_op("statescan::scan_mamba2d", mutates_args=())
@@ -55,10 +62,9 @@ def _mamba2d(
     dt_bias_top: Tensor,
     dt_bias_left: Tensor,
 ) -> Tensor:
-    B_top, B_left, C = (t.unsqueeze(-1) for t in (B_top, B_left, C))
     arguments = (x, dt_top, dt_left, A_top, A_left, B_top, B_left, C, D, dt_bias_top, dt_bias_left)
     with torch.autocast(x.device.type, enabled=False):
-        return streaming.forward(streaming.block_mamba2d, A_top.shape[1], *arguments)
+        return backend(*arguments, N=A_top.shape[1]).scan_mamba2d(*arguments)
 
 
 @torch.library.custom_op("statescan::scan_mamba2d_backward", mutates_args=())
@@ -76,12 +82,9 @@ def _mamba2d_backward(
     dt_bias_top: Tensor,
     dt_bias_left: Tensor,
 ) -> list[Tensor]:
-    B_top, B_left, C = (t.unsqueeze(-1) for t in (B_top, B_left, C))
     arguments = (x, dt_top, dt_left, A_top, A_left, B_top, B_left, C, D, dt_bias_top, dt_bias_left)
-    scan = streaming.block_mamba2d_backward
     with torch.autocast(x.device.type, enabled=False):
-        grads = streaming.backward(scan, A_top.shape[1], dy, *arguments)
-    return [g.squeeze(-1) if g.dim() == 5 else g for g in grads]
+        return backend(*arguments, N=A_top.shape[1]).scan_mamba2d_backward(dy, *arguments)
 
 
 for _operator in (_2dmamba, _mamba2d):

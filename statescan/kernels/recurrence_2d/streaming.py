@@ -247,3 +247,38 @@ def block_mamba2d_backward(
     dx_left, *of_left = left.backward(g_left, a_left.mul_(before).mul_(g))
     dt, A, B, dt_bias = zip(of_top, of_left, strict=True)
     return dx + dx_top + dx_left, *dt, *A, *B, dC, dD, *dt_bias
+
+
+# The operators: B and C come as (B, H, W, N).
+
+
+def scan_2dmamba(x, dt, A, B, C, D, dt_bias) -> Tensor:
+    """Y, in the dtype of x."""
+    arguments = (x, dt, A, B.unsqueeze(-1), C.unsqueeze(-1), D, dt_bias)
+    return forward(block_2dmamba, A.shape[1], *arguments)
+
+
+def scan_2dmamba_backward(dy, x, dt, A, B, C, D, dt_bias) -> list[Tensor]:
+    """Gradients of the arguments, in their order."""
+    arguments = (x, dt, A, B.unsqueeze(-1), C.unsqueeze(-1), D, dt_bias)
+    grads = backward(block_2dmamba_backward, A.shape[1], dy, *arguments)
+    return [g.squeeze(-1) if g.dim() == 5 else g for g in grads]
+
+
+def scan_mamba2d(
+    x, dt_top, dt_left, A_top, A_left, B_top, B_left, C, D, dt_bias_top, dt_bias_left
+) -> Tensor:
+    """Y, in the dtype of x."""
+    B_top, B_left, C = (t.unsqueeze(-1) for t in (B_top, B_left, C))
+    arguments = (x, dt_top, dt_left, A_top, A_left, B_top, B_left, C, D, dt_bias_top, dt_bias_left)
+    return forward(block_mamba2d, A_top.shape[1], *arguments)
+
+
+def scan_mamba2d_backward(
+    dy, x, dt_top, dt_left, A_top, A_left, B_top, B_left, C, D, dt_bias_top, dt_bias_left
+) -> list[Tensor]:
+    """Gradients of the arguments, in their order."""
+    B_top, B_left, C = (t.unsqueeze(-1) for t in (B_top, B_left, C))
+    arguments = (x, dt_top, dt_left, A_top, A_left, B_top, B_left, C, D, dt_bias_top, dt_bias_left)
+    grads = backward(block_mamba2d_backward, A_top.shape[1], dy, *arguments)
+    return [g.squeeze(-1) if g.dim() == 5 else g for g in grads]
