@@ -302,7 +302,7 @@ def test_nothing_to_scan(name):
 def test_backends_are_told(monkeypatch):
     assert backends()["recurrence_2d"]["cpu"] == "streaming torch"
     told = op.describe_backend(torch.device("cuda"))
-    assert told.startswith("Triton kernel; streaming torch where")
+    assert told.startswith("Triton kernel; streaming torch for few samples and channels")
     monkeypatch.setattr(_triton, "FOUND", False)
     assert op.describe_backend(torch.device("cuda")) == "streaming torch: triton is not installed"
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from gpu_timing import poisoned
 from recurrence_problems import DECAYS, MAPS, MATRICES, OPERATORS, assert_matches, make_inputs, run
 
 from statescan.kernels import _triton
@@ -29,7 +30,8 @@ def compare(name, inputs, tolerance):
     """Results of the kernels in the inputs' dtypes, which match the definition's in float64."""
     function, reference, _ = OPERATORS[name]
     exact = {n: t.detach().double().requires_grad_() for n, t in inputs.items()}
-    got = {n: t.cpu() for n, t in run(function, on_device(inputs)).items()}
+    with poisoned():
+        got = {n: t.cpu() for n, t in run(function, on_device(inputs)).items()}
     assert_matches(got, run(reference, exact), tolerance)
     return got
 
@@ -39,8 +41,8 @@ SIZES = [
     (1, 1, 1, 1, 1),
     (2, 1, 6, 3, 2),
     (1, 7, 1, 2, 3),
-    (2, 3, 4, 33, 1),
-    (1, 5, 5, 2, 2),
+    (1, 3, 3, 33, 1),
+    (1, 5, 5, 2, 1),
     pytest.param(1, 2, 2, 2, 5, id="N5 in groups of 3"),
     pytest.param(1, 2, 2, 2, 20, id="N20 in groups of 4"),
 ]
@@ -62,8 +64,7 @@ def test_equals_reference_in_the_tiles_that_are_used(name, monkeypatch):
 
 
 @both_operators
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-@pytest.mark.parametrize("N", [2, 5])
+@pytest.mark.parametrize(("dtype", "N"), [(torch.bfloat16, 5), (torch.float16, 2)], ids=str)
 def test_low_precision_is_as_good_as_its_inputs(name, dtype, N):
     """However many groups of states there are: what they add up is float32."""
     inputs = make_inputs(name, 1, 2, 3, 4, N, dtype=dtype)
@@ -98,7 +99,7 @@ def test_turned_grids(name):
 
 @both_operators
 def test_same_bits_in_every_run(name):
-    inputs = on_device(make_inputs(name, 1, 2, 3, 40, 2, dtype=torch.float32))
+    inputs = on_device(make_inputs(name, 1, 2, 3, 40, 1, dtype=torch.float32))
     first = run(OPERATORS[name][0], inputs)
     for _ in range(10 if DEVICE == "cuda" else 1):
         again = run(OPERATORS[name][0], inputs)
@@ -109,14 +110,14 @@ def test_same_bits_in_every_run(name):
 @pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")  # of the interpreter's numpy
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_bad_numbers_stay_in_their_sample(name, bad):
-    inputs = on_device(make_inputs(name, 3, 2, 3, 2, 1, dtype=torch.float32))
+    inputs = on_device(make_inputs(name, 2, 2, 3, 2, 1, dtype=torch.float32))
     clean = run(OPERATORS[name][0], inputs)
     spoilt = inputs["x"].detach().clone()
-    spoilt[1, 0, 1] = bad
+    spoilt[0, 0, 1] = bad
     got = run(OPERATORS[name][0], {**inputs, "x": spoilt.requires_grad_()})
-    assert not got["y"][1].isfinite().all()
+    assert not got["y"][0].isfinite().all()
     for n in ("y", *(n for n in inputs if n in MAPS + MATRICES)):
-        assert torch.equal(got[n][[0, 2]], clean[n][[0, 2]]), n
+        assert torch.equal(got[n][1], clean[n][1]), n
 
 
 @both_operators

@@ -3,9 +3,9 @@
 Symbols and shapes are those of reference.py. A program owns a block of channels and a group of
 states of one sample, and walks the grid in strips of `COLUMNS` columns, left to right, each strip
 row by row. Lanes are channels. What a row hands down stays in registers; what enters a strip from
-the left was written to memory by the same program, a strip before. So a state goes through memory
-once in `COLUMNS` cells, and nothing is exchanged between lanes but for the gradients of B and C,
-which are sums over channels.
+the left was written to memory a strip before, by the same lane, so that no barrier is needed. So a
+state goes through memory once in `COLUMNS` cells, and nothing is exchanged between lanes but for
+the gradients of B and C, which are sums over channels.
 
 A cell takes a state from its left and one from its top neighbour, and hands one right and one down.
 With `TWO` (Mamba2D) each neighbour has an entry of its own, dt, A, B and dt_bias, and h goes both

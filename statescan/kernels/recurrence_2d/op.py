@@ -27,7 +27,7 @@ def describe_backend(device: torch.device) -> str:
     served = _triton.describe(device, "streaming torch")
     if served != "Triton kernel":
         return served
-    return f"{served}; streaming torch where samples and channels make few programs (an estimate)"
+    return f"{served}; streaming torch for few samples and channels, how few is not measured yet"
 
 
 @torch.library.custom_op("statescan::scan_2dmamba", mutates_args=())
