@@ -207,7 +207,7 @@ def labelled(call: Call) -> dict[str, Launch]:
         if compiled in known:
             continue
         known.add(compiled)
-        passes = [f" ({name.lower()})" for name in ("LOCAL", "SAVE") if options.get(name)]
+        passes = [f" ({name.lower()})" for name in ("LOCAL", "EDGES") if options.get(name)]
         label = "".join([kernel.__name__, *passes])
         same = sum(name.split(" #")[0] == label for name in found)
         found[f"{label} #{same + 1}" if same else label] = (kernel, arguments, options)

@@ -102,7 +102,7 @@ def forward(x: Tensor, entries: list[Entry], C: Tensor, D: Tensor) -> Tensor:
     call = Call(x, entries, C, D, COLUMNS)
     y = call.parts(x)
     edges = call.floats(call.programs, call.H, call.N, BLOCK)
-    call.launch(kernels.forward, y, edges, edges, SAVE=False)
+    call.launch(kernels.forward, y, edges, edges, EDGES=False)
     return total(y, x)
 
 
@@ -114,7 +114,7 @@ def backward(
     strips, tiles = -(-call.W // call.columns), -(-call.H // ROWS)
     edges = call.floats(call.programs, strips, call.H, call.N, BLOCK)
     tops = call.floats(call.programs, strips, tiles, call.columns, call.N, BLOCK)
-    call.launch(kernels.forward, edges, edges, tops, SAVE=True)
+    call.launch(kernels.forward, edges, edges, tops, EDGES=True)
     handed = call.floats(call.programs, call.H, call.N, BLOCK)
     scratch = call.floats(call.programs, ROWS + 1, call.columns, call.N, BLOCK)
     states = call.groups * call.N

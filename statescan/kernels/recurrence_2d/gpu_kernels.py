@@ -149,12 +149,12 @@ def forward(
     x, dt_left, dt_top, A_left, A_top, B_left, B_top, bias_left, bias_top, C, D, y, edges, tops,
     x_row, dt_left_row, dt_top_row, B_left_row, B_top_row, C_row,
     batch, H, W, channels, groups,
-    N: tl.constexpr, TWO: tl.constexpr, SAVE: tl.constexpr, BLOCK: tl.constexpr,
+    N: tl.constexpr, TWO: tl.constexpr, EDGES: tl.constexpr, BLOCK: tl.constexpr,
     COLUMNS: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
-    """Each group's part of y (groups, B, H, W, C); with SAVE, edges and tops instead.
+    """Each group's part of y (groups, B, H, W, C); with EDGES, edges and tops instead.
 
-    Without SAVE all strips share edges (P, 1, H, N, BLOCK), each row read before it is written.
+    Without EDGES all strips share edges (P, 1, H, N, BLOCK), each row read before it is written.
     """
     program = tl.program_id(0).to(tl.int64)
     block, group, b = share(channels, groups, BLOCK)
@@ -175,14 +175,14 @@ def forward(
         first = strip * COLUMNS
         here = program
         following = program
-        if SAVE:
+        if EDGES:
             here = program * strips + strip
             following = here + 1
         above = ()
         for j in tl.static_range(COLUMNS):
             above = above + (no_states(skip, N),)
         for i in range(H):
-            if SAVE:
+            if EDGES:
                 at = tops + (here * tl.cdiv(H, ROWS) + i // ROWS) * (COLUMNS * N * BLOCK) + lane
                 keep_row(at, inside & (i % ROWS == 0), above, COLUMNS, N, BLOCK)
             ps = cells(i, first, W, COLUMNS)
@@ -195,7 +195,7 @@ def forward(
             )
             at = edges + (following * H + i) * (N * BLOCK) + lane
             keep(at, BLOCK, inside & (strip < strips - 1), right[COLUMNS - 1], N)
-            if not SAVE:
+            if not EDGES:
                 for j in tl.static_range(COLUMNS):
                     out = skip * us[j]
                     for n in tl.static_range(N):
