@@ -39,6 +39,7 @@ from statescan.kernels.dwconv_silu import gpu as dwconv_silu
 from statescan.kernels.merge_norm import gpu as merge_norm
 from statescan.kernels.recurrence_2d import gpu as recurrence_2d
 from statescan.kernels.selective_scan import gpu as selective_scan
+from statescan.kernels.ssd import gpu as ssd
 from statescan.kernels.state_fusion import gpu as state_fusion
 
 CAPABILITIES = (80, 90)
@@ -87,6 +88,21 @@ def scan(
         "forward": Phase(partial(selective_scan.forward, *inputs), [*given, y]),
         "backward": Phase(partial(selective_scan.backward, y, saved, *inputs), [y, *given, *given]),
     }
+
+
+def dual(P: int, N: int, *, dtype=torch.bfloat16, once: bool = True) -> None:
+    """Forward and backward of SSD along four routes: six heads of P channels with N states."""
+    batch, L, K, H = 128, 3136, 4, 6
+    inputs = (
+        empty(batch, L, H, P, dtype=dtype),
+        empty(batch, L, K, H, dtype=dtype),
+        empty(K, H),
+        *(empty(batch, L, K, 1, N, dtype=dtype) for _ in range(2)),
+        *(empty(K, H) for _ in range(2)),
+        *(empty(K, L, dtype=torch.int32), True, once),
+    )
+    y, states = ssd.forward(*inputs)
+    ssd.backward(y, states, *inputs)
 
 
 def fusion(channels: int, side: int, *, dtype=torch.bfloat16):
@@ -149,6 +165,11 @@ ACROSS = {
     kernel: {"shuffles": 200, "barriers": 40, "shared": 256} for kernel in ("forward", "backward")
 }
 SUMS = {"tap_dweight": {"barriers": 24, "shared": 1024, "shuffles": 100}}  # over positions
+# Products of tiles pass them through shared memory, of which consumer cards have 100 KB.
+PRODUCTS = {"shuffles": 300, "barriers": 120, "shared": 100 * 1024}
+DUAL = dict.fromkeys(("leave", "leave #2", "forward"), PRODUCTS) | dict.fromkeys(
+    ("backward", "backward_shared"), PRODUCTS | {"spilled": 256}
+)
 CALLS: dict[str, Call] = {
     "N1 bf16": Call(partial(scan, 1)),
     "N1 bf16 rank 6": Call(partial(scan, 1, rank=6)),
@@ -157,6 +178,11 @@ CALLS: dict[str, Call] = {
     "N1 bf16 rank 6 any routes": Call(partial(scan, 1, rank=6, once=False)),
     "N16 bf16 rank 6": Call(partial(scan, 16, rank=6), tested=(90,)),
     "N16 fp32": Call(partial(scan, 16, dtype=torch.float32), tested=()),
+    "ssd P32 N64 bf16": Call(partial(dual, 32, 64), limits=DUAL),
+    "ssd P1 N1 fp16 any routes": Call(
+        partial(dual, 1, 1, dtype=torch.float16, once=False), tested=(), limits=DUAL
+    ),
+    "ssd P64 N64 fp32": Call(partial(dual, 64, 64, dtype=torch.float32), tested=(90,), limits=DUAL),
     "state fusion bf16 C64": Call(partial(fusion, 64, 56), limits=SUMS),
     "state fusion bf16 C96": Call(partial(fusion, 96, 56), tested=(), limits=SUMS),
     "state fusion fp16 C512": Call(

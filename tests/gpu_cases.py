@@ -117,6 +117,8 @@ def cases(tiny: bool = False) -> dict[str, Case]:
         "atrous routes": (scan, (2, 56, 56, 64), (1, 2, 3, 2), ("atrous", 1, 2)),
         "states": (scan, (2, 28, 28, 64), (1, 2, 2, 2), ("raster", 2, 2, states)),
         "ssd": (ssd, (2, 28, 28, 4, 32, 16), (1, 2, 3, 2, 2, 3), ()),
+        "ssd, P=64, N=64": (ssd, (2, 28, 28, 6, 64, 64), (1, 1, 2, 1, 33, 20), ()),
+        "ssd, atrous routes": (ssd, (2, 28, 28, 4, 32, 16), (1, 2, 3, 1, 2, 2), ("atrous",)),
         "noncausal ssd": (noncausal, (2, 3136, 4, 32, 64), (2, 5, 2, 3, 4), ()),
         "2DMamba": (two_d, (8, 28, 27, 200, 6), (1, 3, 2, 2, 2), ()),
         "2DMamba, N=1": (two_d, (8, 56, 56, 192, 1), (1, 2, 2, 2, 1), ()),

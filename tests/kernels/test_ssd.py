@@ -496,7 +496,7 @@ def test_bad_numbers_stay_in_their_sample(function, name, bad):
 @OPERATORS
 def test_opcheck(function):
     inputs = make(function, dtype=torch.float32)
-    op, options = (ssd_op, (True,)) if function is ssd else (noncausal_op, ())
+    op, options = (ssd_op, (True, False)) if function is ssd else (noncausal_op, ())
     torch.library.opcheck(op._forward, (*inputs.values(), *options))
     inputs |= {"D": None, "dt_bias": None}
     torch.library.opcheck(op._forward, (*inputs.values(), *options))
@@ -614,12 +614,13 @@ def test_flops_of_ssd(optional, merge):
     assert count(lambda **kw: ssd(**kw, merge=merge), inputs) == (forward, backward)
 
 
-def test_backends_are_told():
+def test_backends_are_told(monkeypatch):
+    monkeypatch.setattr(ssd_op._triton, "FOUND", True)
     told = backends()
     assert told["ssd"]["cpu"] == "chunked torch"
     assert told["noncausal_ssd"]["cpu"] == "matrix products in torch"
     gpu = torch.device("cuda")
-    assert "no Triton kernel yet" in ssd_op.describe_backend(gpu)
+    assert ssd_op.describe_backend(gpu) == "Triton kernel"
     products_there = noncausal_op.describe_backend(gpu)
     assert ("tensor cores" in products_there) == products.has_wide_products(gpu)
 
@@ -683,3 +684,22 @@ def test_bad_arguments_of_noncausal_ssd_are_named(change, sentence):
     inputs = make_noncausal(2, 9, 4, 3, 5, dtype=torch.float32)
     with pytest.raises(ValueError, match=sentence):
         noncausal_ssd(**inputs | change)
+
+
+@pytest.mark.parametrize(
+    ("changed", "served"),
+    [
+        ({}, True),
+        ({"A": torch.tensor([[-1.0, 1e-9]])}, False),
+        ({"dt": torch.zeros(1, 5, 1, 2, dtype=torch.float64)}, False),
+    ],
+    ids=["float32", "a-state-that-grows", "float64"],
+)
+def test_what_triton_serves(monkeypatch, changed, served):
+    elsewhere = type("Elsewhere", (torch.Tensor,), {"is_cuda": True})
+    inputs = leaves(make_ssd(1, 5, 2, 3, 1, 1, 2, dtype=torch.float32)) | changed
+    inputs["x"] = inputs["x"].detach().as_subclass(elsewhere)
+    monkeypatch.setattr(ssd_op._triton, "FOUND", True)
+    assert ssd_op.on_triton(*inputs.values()) is served
+    monkeypatch.setattr(ssd_op._triton, "FOUND", False)
+    assert not ssd_op.on_triton(*inputs.values())

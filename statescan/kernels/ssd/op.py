@@ -1,31 +1,31 @@
-"""`ssd`: checks its arguments and runs the chunked path as one operator of torch."""
+"""`ssd`: checks its arguments and runs Triton kernels on a GPU, chunked torch elsewhere."""
 
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
+from .. import _triton
 from .._arguments import (
     check_dims,
+    check_permutation,
     check_positions,
     check_routes,
     check_tensors,
     compute_dtype,
-    is_traced,
 )
 from .._registration import join
 from .._tables import in_order
 from . import chunked, gradients
 
 
-def describe_backend(device: torch.device) -> str:
-    """Which backend serves a device, and why.
+def on_triton(x, dt, A, *others: Tensor | None) -> bool:
+    """Whether Triton serves some inputs; not where a state may grow: see `chunked.pieces`."""
+    return _triton.serves(x, dt, A, *others) and not bool((A > 0).any())
 
-    A Triton kernel would pay on a GPU: torch writes the decays within a chunk, CHUNK times as many
-    as there are steps, to memory a dozen times, and launches some fifty small kernels a chunk.
-    """
-    if device.type == "cpu":
-        return "chunked torch"
-    return "chunked torch: no Triton kernel yet, which would keep decays out of memory"
+
+def describe_backend(device: torch.device) -> str:
+    """Which backend serves a device, and why."""
+    return _triton.describe(device, "chunked torch")
 
 
 @torch.library.custom_op("statescan::ssd", mutates_args=())
@@ -39,15 +39,21 @@ def _forward(
     dt_bias: Tensor | None,
     routes: Tensor,
     merge: bool,
+    once: bool,
 ) -> tuple[Tensor, Tensor]:
-    if x.device.type == "cpu":  # elsewhere torch's own checks stop what leaves the image
+    if x.device.type == "cpu":  # elsewhere kernels leave out steps that leave the image
         check_positions(routes, dt.shape[1])
+    inputs = (x, dt, A, B, C, D, dt_bias)
     with torch.autocast(x.device.type, enabled=False):  # sums stay in the state's dtype
-        return chunked.forward(x, dt, A, B, C, D, dt_bias, routes, merge)
+        if on_triton(*inputs):
+            from . import gpu
+
+            return gpu.forward(*inputs, routes, merge, once)
+        return chunked.forward(*inputs, routes, merge)
 
 
 @_forward.register_fake
-def _(x, dt, A, B, C, D, dt_bias, routes, merge):
+def _(x, dt, A, B, C, D, dt_bias, routes, merge, once):
     batch, length, K, H = dt.shape
     P, N = x.shape[-1], B.shape[-1]
     y = x.new_empty((batch, length, H, P) if merge else (batch, length, K, H, P))
@@ -70,9 +76,16 @@ def _backward(
     dt_bias: Tensor | None,
     routes: Tensor,
     merge: bool,
+    once: bool,
 ) -> list[Tensor]:
+    inputs = (x, dt, A, B, C, D, dt_bias)
     with torch.autocast(x.device.type, enabled=False):
-        grads = gradients.backward(dy, saved, x, dt, A, B, C, D, dt_bias, routes, merge)
+        if on_triton(*inputs):
+            from . import gpu
+
+            grads = gpu.backward(dy, saved, *inputs, routes, merge, once)
+        else:
+            grads = gradients.backward(dy, saved, *inputs, routes, merge)
     return [g for g in grads if g is not None]
 
 
@@ -80,7 +93,7 @@ join(_forward, _backward, differentiable=7, saved=1)
 
 
 @register_flop_formula(torch.ops.statescan.ssd)
-def _forward_flops(x, dt, A, B, C, D, dt_bias, routes, merge, *args, **kwargs) -> int:
+def _forward_flops(x, dt, A, B, C, D, dt_bias, routes, merge, once, **kwargs) -> int:
     """Count each multiplication, addition and transcendental function of the definition once.
 
     The recurrence is counted, one step at a time, whichever way it is computed; every entry of
@@ -96,7 +109,7 @@ def _forward_flops(x, dt, A, B, C, D, dt_bias, routes, merge, *args, **kwargs) -
 
 
 @register_flop_formula(torch.ops.statescan.ssd_backward)
-def _backward_flops(dy, h, x, dt, A, B, C, D, dt_bias, routes, merge, *args, **kwargs) -> int:
+def _backward_flops(dy, h, x, dt, A, B, C, D, dt_bias, routes, merge, once, **kwargs) -> int:
     """Count as the forward pass does, with every state computed again.
 
     For each step and head, beside softplus, `delta A` and its exponential: `ddelta += da A`,
@@ -123,6 +136,7 @@ def ssd(
     dt_bias: Tensor | None = None,
     routes: Tensor | None = None,
     merge: bool = True,
+    permutation: bool = False,
 ) -> Tensor:
     """State-space duality (SSD, the scan of Mamba-2) of an image along any set of routes.
 
@@ -149,6 +163,8 @@ def ssd(
         routes: (K, T) integer positions in [0, L); -1 takes no step. By default one route, the
             positions in their order.
         merge: add the routes' outputs up; otherwise keep them apart.
+        permutation: the routes are known to visit every position exactly once. Kernels are faster
+            where this is known; it is looked at anyway, but not while a graph is traced.
 
     Returns:
         (B, L, H, P), or (B, L, K, H, P) with `merge=False`, in the dtype of x. Positions that no
@@ -160,11 +176,10 @@ def ssd(
     Source: Mamba-2, arXiv 2405.21060, section 6.
     """
     if routes is None:
-        routes = in_order(x.shape[1], x)
+        routes, permutation = in_order(x.shape[1], x), True
     _check(x, dt, A, B, C, D, dt_bias, routes)
-    if not is_traced(routes):
-        check_positions(routes, x.shape[1])
-    return _forward(x, dt, A, B, C, D, dt_bias, routes, merge)[0]
+    once = check_permutation(routes, x.shape[1], permutation)
+    return _forward(x, dt, A, B, C, D, dt_bias, routes, merge, once)[0]
 
 
 def _check(x, dt, A, B, C, D, dt_bias, routes) -> None:
