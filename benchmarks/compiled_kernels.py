@@ -178,7 +178,7 @@ CALLS: dict[str, Call] = {
     "N1 bf16 rank 6 any routes": Call(partial(scan, 1, rank=6, once=False)),
     "N16 bf16 rank 6": Call(partial(scan, 16, rank=6), tested=(90,)),
     "N16 fp32": Call(partial(scan, 16, dtype=torch.float32), tested=()),
-    "ssd P32 N64 bf16": Call(partial(dual, 32, 64), limits=DUAL),
+    "ssd P32 N64 bf16": Call(partial(dual, 32, 64), tested=(80,), limits=DUAL),
     "ssd P1 N1 fp16 any routes": Call(
         partial(dual, 1, 1, dtype=torch.float16, once=False), tested=(), limits=DUAL
     ),

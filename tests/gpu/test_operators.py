@@ -12,8 +12,9 @@ from statescan.kernels.selective_scan import gpu
 CASES = gpu_cases.cases()
 
 
-def test_triton_serves_the_scan():
-    assert backends()["selective_scan"]["cuda"] == "Triton kernel"
+@pytest.mark.parametrize("name", ["selective_scan", "ssd"])
+def test_triton_serves_the_scans(name):
+    assert backends()[name]["cuda"] == "Triton kernel"
 
 
 @pytest.mark.parametrize("name", [n for n in CASES if n.startswith(("2DMamba", "Mamba2D"))])

@@ -123,7 +123,7 @@ def leave(
     slot = item // tl.cdiv(N, BLOCK_N)  # ((chunk · K + k) · batch + b) · H + h
     h = slot % H
     b = (slot // H % batch).to(tl.int64)
-    k = slot // H // batch % K
+    k = (slot // H // batch % K).to(tl.int64)
     i = tl.arange(0, CHUNK)
     at = visits(routes, k, b, slot // H // batch // K * CHUNK + i, T, L)
     s = step_sizes(dt + k * dt_route + h, dt_row, at, tl.load(bias + k * H + h))[0]
@@ -175,7 +175,7 @@ def forward(
     slot = item // tl.cdiv(P, BLOCK_P)
     h = slot % H
     b = (slot // H % batch).to(tl.int64)
-    k = slot // H // batch % K
+    k = (slot // H // batch % K).to(tl.int64)
     start = slot // H // batch // K * CHUNK
     i = tl.arange(0, CHUNK)
     at = visits(routes, k, b, start + i, T, L)
@@ -236,7 +236,7 @@ def backward(
     slot = tl.program_id(0)
     h = slot % H
     b = (slot // H % batch).to(tl.int64)
-    k = slot // H // batch % K
+    k = (slot // H // batch % K).to(tl.int64)
     start = slot // H // batch // K * CHUNK
     i = tl.arange(0, CHUNK)
     at = visits(routes, k, b, start + i, T, L)
@@ -255,8 +255,8 @@ def backward(
     later = handed + (slot.to(tl.int64) + tl.cast(K, tl.int64) * batch * H) * N * P
 
     dsince = tl.zeros((CHUNK,), tl.float32)
-    dtotal = tl.zeros((1,), tl.float32)
-    dD_h = tl.zeros((1,), tl.float32)
+    dtotal = 0.0
+    dD_h = 0.0
     for first in tl.range(0, P, BLOCK_P, disable_licm=True):
         c = first + tl.arange(0, BLOCK_P)
         dy_c = tile(dy_h, dy_row, at, c, P)
@@ -306,7 +306,7 @@ def backward(
     dz_h = tl.where(at >= 0, (ddelta + da * rate) * slope, 0.0)
     tl.store(dz + (row * K + k) * H + h, dz_h, mask=at >= 0)
     tl.store(dA + slot, tl.sum(da * s, axis=0) * LN2)
-    tl.store(dD + slot + tl.arange(0, 1), dD_h)
+    tl.store(dD + slot, dD_h)
     tl.store(dbias + slot, tl.sum(dz_h, axis=0))
 
 
@@ -327,7 +327,7 @@ def backward_shared(
     G = H // R
     g = item % G
     b = (item // G % batch).to(tl.int64)
-    k = item // G // batch % K
+    k = (item // G // batch % K).to(tl.int64)
     start = item // G // batch // K * CHUNK
     heads = tl.cdiv(R, parts)
     first_head = g * R + part * heads
