@@ -99,10 +99,11 @@ def test_selective_scan(inputs, once, merge):
 
 @pytest.mark.parametrize("merge", [True, False], ids=["merged", "apart"])
 @pytest.mark.parametrize("own_x", [True, False], ids=["own-x", "shared-x"])
-def test_ssd(own_x, merge):
-    tensors = (*heads(own_x=own_x), ROUTES)
-    got = apart(OPERATORS.ssd, tensors, merge)(*tensors)
-    torch.testing.assert_close(got, OPERATORS.ssd(*tensors, merge)[0])
+@pytest.mark.parametrize("once", [True, False], ids=["once", "any-routes"])
+def test_ssd(own_x, once, merge):
+    tensors = (*heads(own_x=own_x), ROUTES[:, :4] if once else ROUTES)
+    got = apart(OPERATORS.ssd, tensors, merge, once)(*tensors)
+    torch.testing.assert_close(got, OPERATORS.ssd(*tensors, merge, once)[0])
 
 
 @pytest.mark.parametrize("missing", [{}, {"D": None}, {"dt_bias": None}], ids=str)

@@ -13,7 +13,7 @@ from .._aten import add_up, loop, read, skipped
 from .chunked import CHUNK
 
 
-def forward(x, dt, A, B, C, D, dt_bias, routes, merge) -> tuple[Tensor, Tensor]:
+def forward(x, dt, A, B, C, D, dt_bias, routes, merge, once) -> tuple[Tensor, Tensor]:
     """As `chunked.forward`, but that the states, which only a backward pass reads, are empty."""
     dtype = compute_dtype(x, dt, A, B, C, D, dt_bias)
     batch, length, K, H = dt.shape
@@ -29,7 +29,7 @@ def forward(x, dt, A, B, C, D, dt_bias, routes, merge) -> tuple[Tensor, Tensor]:
     out = loop(step, h, (torch.exp(delta * A), delta.unsqueeze(-1) * u, B, C), [])
     if D is not None:
         out = out + D.to(dtype).unsqueeze(-1) * u
-    y = add_up(out.flatten(-2), routes, length, merge, once=False).unflatten(-1, (H, P))
+    y = add_up(out.flatten(-2), routes, length, merge, once).unflatten(-1, (H, P))
     chunks = (routes.shape[1] + CHUNK - 1) // CHUNK
     return y.to(x.dtype), x.new_empty(chunks + 1, K, batch, H, N, P, dtype=dtype)
 
