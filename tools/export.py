@@ -12,8 +12,9 @@ the model's before it takes its place. ONNX needs `pip install -e '.[export]'`.
 import argparse
 import os
 import sys
+import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -26,6 +27,7 @@ import statescan
 from statescan.errors import nearest
 
 LARGEST_ERROR = 1e-3  # of an output, relative to its norm, in float32
+REPEATS = 3  # of a measured time
 
 
 def parse_args() -> argparse.Namespace:
@@ -36,6 +38,7 @@ def parse_args() -> argparse.Namespace:
     weights = parser.add_mutually_exclusive_group()
     weights.add_argument("--checkpoint", type=Path, help="official or own weights")
     weights.add_argument("--pretrained", action="store_true", help="download the authors' weights")
+    parser.add_argument("--num-classes", type=int, help="of the weights; default the authors'")
     parser.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help="of images")
     parser.add_argument("--batch", type=int, default=1, help="images at a time")
     parser.add_argument("--dynamic", action="store_true", help="any batch, height and width")
@@ -60,13 +63,15 @@ def write_onnx(program: ExportedProgram, path: Path) -> None:
     torch.onnx.export(program, dynamo=True, verbose=False).save(path)
 
 
-def run_onnx(path: Path, image: Tensor) -> Sequence[Tensor]:
-    """The outputs of a file, by onnxruntime."""
+def open_onnx(path: Path) -> Callable[[Tensor], list[Tensor]]:
+    """What answers from a file, by onnxruntime on the CPU, with torch's number of threads."""
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    outputs = session.run(None, {session.get_inputs()[0].name: image.numpy()})
-    return [torch.from_numpy(output) for output in outputs]
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    (image,) = session.get_inputs()
+    return lambda x: [torch.from_numpy(y) for y in session.run(None, {image.name: x.numpy()})]
 
 
 def write_program(program: ExportedProgram, path: Path) -> None:
@@ -74,12 +79,13 @@ def write_program(program: ExportedProgram, path: Path) -> None:
     torch.export.save(program, path)
 
 
-def run_program(path: Path, image: Tensor) -> Sequence[Tensor]:
-    """The outputs of a file, by torch."""
-    return as_list(torch.export.load(path).module()(image))
+def open_program(path: Path) -> Callable[[Tensor], list[Tensor]]:
+    """What answers from a file, by torch."""
+    program = torch.export.load(path).module()
+    return lambda x: as_list(program(x))
 
 
-FORMATS = {".onnx": (write_onnx, run_onnx), ".pt2": (write_program, run_program)}
+FORMATS = {".onnx": (write_onnx, open_onnx), ".pt2": (write_program, open_program)}
 
 
 def as_list(outputs: Tensor | Sequence[Tensor]) -> list[Tensor]:
@@ -93,19 +99,30 @@ def error(got: Sequence[Tensor], want: Sequence[Tensor]) -> float:
     return max(float((g - w).norm() / w.norm().clamp_min(1e-12)) for g, w in pairs)
 
 
-def check(model: nn.Module, file: Path, images: Sequence[Tensor]) -> float:
+def check(model: nn.Module, answer: Callable, images: Sequence[Tensor]) -> float:
     """The largest error of a file's answers to some images.
 
     Raises:
         ValueError: if it is too large.
     """
-    _, run = FORMATS[file.suffix]
-    worst = max(error(run(file, image), as_list(model(image))) for image in images)
+    worst = max(error(answer(image), as_list(model(image))) for image in images)
     if not worst <= LARGEST_ERROR:
-        raise ValueError(
-            f"the file's answers differ by {worst:.0e}, of {LARGEST_ERROR:.0e} allowed"
-        )
+        raise ValueError(f"the file's answers differ by {worst:.0e}, more than {LARGEST_ERROR:.0e}")
     return worst
+
+
+def compare_times(model: nn.Module, answer: Callable, image: Tensor) -> float:
+    """How many times the model's time a file's answer takes: of the shortest of some each."""
+    times = [(seconds(model, image), seconds(answer, image)) for _ in range(REPEATS)]
+    ours, theirs = (min(column) for column in zip(*times, strict=True))
+    return theirs / ours
+
+
+def seconds(call: Callable, image: Tensor) -> float:
+    """The time of a call."""
+    start = time.perf_counter()
+    call(image)
+    return time.perf_counter() - start
 
 
 def random_images(shape: Sequence[int], dynamic: bool) -> list[Tensor]:
@@ -120,31 +137,33 @@ def random_images(shape: Sequence[int], dynamic: bool) -> list[Tensor]:
 
 def build(args: argparse.Namespace) -> nn.Module:
     """The model in evaluation, with its weights."""
-    checkpoint = "" if args.checkpoint is None else str(args.checkpoint)
-    options = {"features_only": True} if args.features else {}
-    if args.features and checkpoint:  # timm reads checkpoints into whole models
-        overlay = {"file": checkpoint}
-        options |= {"pretrained": True, "pretrained_cfg_overlay": overlay}
-    elif checkpoint:
-        options["checkpoint_path"] = checkpoint
-    return timm.create_model(args.model, **{"pretrained": args.pretrained} | options).eval()
+    options = {"pretrained": args.pretrained, "features_only": args.features}
+    if args.num_classes is not None:
+        options["num_classes"] = args.num_classes
+    if args.checkpoint is not None:
+        source = {k: v for k, v in options.items() if k == "num_classes"}
+        options["pretrained_cfg_overlay"] = source | {"file": str(args.checkpoint)}
+        options["pretrained"] = True
+    return timm.create_model(args.model, **options).eval()
 
 
-def convert(args: argparse.Namespace) -> float:
-    """Export, check, and put the file in its place; returns its error."""
+def convert(args: argparse.Namespace) -> tuple[float, float]:
+    """Export, check, and put the file in its place; its error, and its time beside the model's."""
     model = build(args)
     _, height, width = timm.data.resolve_model_data_config(model)["input_size"]
     height, width = args.size or (height, width)
     batch = max(2, args.batch) if args.dynamic else args.batch  # torch takes 1 for a constant
     images = random_images((batch, 3, height, width), args.dynamic)
-    write, _ = FORMATS[args.target.suffix]
+    write, read = FORMATS[args.target.suffix]
     with TemporaryDirectory(dir=args.target.parent) as folder, torch.no_grad():
         unchecked = Path(folder, args.target.name)
         write(export(model, images[0], args.dynamic), unchecked)
-        worst = check(model, unchecked, images)
+        answer = read(unchecked)
+        worst = check(model, answer, images)
+        times = compare_times(model, answer, images[0])
         for file in sorted(Path(folder).iterdir(), key=unchecked.__eq__):  # last what names others
             os.replace(file, args.target.with_name(file.name))
-    return worst
+    return worst, times
 
 
 def main() -> None:
@@ -152,10 +171,11 @@ def main() -> None:
     args = parse_args()
     warnings.filterwarnings("ignore", "`isinstance\\(treespec", FutureWarning)  # torch's own
     try:
-        worst = convert(args)
+        worst, times = convert(args)
     except (OSError, ValueError, RuntimeError, ImportError) as error:
         sys.exit(f"error: {error}")
-    print(f"wrote {args.target}: answers as {args.model}'s, largest relative error {worst:.0e}")
+    print(f"wrote {args.target}: answers as {args.model}'s, largest relative error {worst:.0e},")
+    print(f"in {times:.1f} times its time here ({torch.get_num_threads()} CPU threads)")
 
 
 if __name__ == "__main__":

@@ -40,6 +40,11 @@ def processors(device: torch.device) -> int:
     return torch.cuda.get_device_properties(device).multi_processor_count
 
 
+def products() -> str:
+    """How Triton multiplies float32 matrices: NVIDIA's tensor cores in three products of TF32."""
+    return "ieee" if torch.version.hip else "tf32x3"
+
+
 def with_unit_stride(t: Tensor) -> Tensor:
     """A tensor as it is where its last stride is 1, else a contiguous copy."""
     return t if t.stride(-1) == 1 else t.contiguous()

@@ -1,8 +1,8 @@
-# CamVid for four epochs with HRNet's head (arXiv 1908.07919): all maps at the finest resolution,
+# CamVid for 16 epochs with HRNet's head (arXiv 1908.07919): all maps at the finest resolution,
 # concatenated, a 1x1 convolution and the classifier. HRVMamba-nano takes seven times as long an
 # image as VMamba-nano.
 _base_ = "upernet_camvid.py"
-epochs = 4
+epochs = 16
 model = dict(
     decode_head=dict(
         _delete_=True,

@@ -53,11 +53,13 @@ class Call:
     def options(self, N: int, P: int, **options) -> dict:
         """Compile-time arguments, with the largest sides of a block over N and P."""
         blocks = {"BLOCK_N": side(self.N, N), "BLOCK_P": side(self.P, P)}
-        return {"CHUNK": CHUNK, **blocks, **options, "num_warps": 8, "num_stages": 1}
+        options |= {"CHUNK": CHUNK, "PRODUCTS": _triton.products()}
+        return {**blocks, **options, "num_warps": 8, "num_stages": 1}
 
     def factors(self) -> str:
         """How C Bᵀ is multiplied: numbers of 16 bits are TF32 as they are."""
-        return "tf32x3" if torch.float32 in (self.B.dtype, self.C.dtype) else "tf32"
+        wide = torch.float32 in (self.B.dtype, self.C.dtype)
+        return "tf32" if _triton.products() == "tf32x3" and not wide else _triton.products()
 
     def floats(self, *shape: int) -> Tensor:
         """An array that a kernel fills."""

@@ -9,8 +9,8 @@ a decay is the sum of the steps that it spans.
 Exponentials are of base 2: with `s = softplus(z) / ln 2`, the decay is `2^(s A)` and the step size
 `s ln 2`. A step at position -1 is none: s is 0, so that the state stays as it is.
 
-Sums are float32, and so are the factors of products, each in two TF32 parts ("tf32x3"); only those
-of C Bᵀ are TF32 as they are where B and C have 16 bits.
+Sums are float32, and so are the factors of products, on NVIDIA's GPUs each in two TF32 parts; only
+those of C Bᵀ are TF32 as they are where B and C have 16 bits (PRODUCTS, FACTORS).
 
 Arrays, beside those of reference.py: A, D and bias (K, H) in float32; states (chunks + 1, K, B, H,
 N, P); totals (chunks, K, B, H), the logarithm of each chunk's decay. Results are in rows (B, L, K,
@@ -108,7 +108,7 @@ def leave(
     values, dt, A, matrix, bias, routes, states, totals,
     values_row, values_route, dt_row, dt_route, matrix_row, matrix_route,
     batch, L, K, H, R, T, N, P,
-    BACK: tl.constexpr,
+    BACK: tl.constexpr, PRODUCTS: tl.constexpr,
     CHUNK: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_P: tl.constexpr,
 ):  # fmt: skip
     """What each chunk does to a state that is zero, and the logarithm of its decay.
@@ -131,7 +131,7 @@ def leave(
     weight = decays_since(a) if BACK else decays_until(a, i, i) * s * LN2
     v = weight[:, None] * tile(values + k * values_route + h * P, values_row, at, c, P)
     M = tile(matrix + k * matrix_route + h // R * N, matrix_row, at, n, N)
-    left = tl.dot(tl.trans(M), v, input_precision="tf32x3")
+    left = tl.dot(tl.trans(M), v, input_precision=PRODUCTS)
     size = tl.cast(K, tl.int64) * batch * H * N * P  # of one chunk's states
     to = states + slot.to(tl.int64) * N * P + (0 if BACK else size)
     put(to, P, n, n < N, c, P, left)
@@ -166,7 +166,7 @@ def forward(
     x, dt, A, B, C, D, bias, routes, states, y,
     x_row, x_route, dt_row, dt_route, B_row, B_route, C_row, C_route,
     batch, L, K, H, R, T, N, P,
-    ONCE: tl.constexpr, FACTORS: tl.constexpr,
+    ONCE: tl.constexpr, PRODUCTS: tl.constexpr, FACTORS: tl.constexpr,
     CHUNK: tl.constexpr, STEPS: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_P: tl.constexpr,
 ):  # fmt: skip
     """Outputs of each chunk, (C Bᵀ ∘ E) (delta x) + since C h + D x."""
@@ -191,7 +191,7 @@ def forward(
     for first in range(0, N, BLOCK_N):
         n = first + tl.arange(0, BLOCK_N)
         C_n = tile(C_h, C_row, at, n, N)
-        out = tl.dot(C_n, state(before, n, c, N, P), out, input_precision="tf32x3")
+        out = tl.dot(C_n, state(before, n, c, N, P), out, input_precision=PRODUCTS)
     out = out * decays_since(a)[:, None]
     out += tl.load(D + k * H + h) * tile(x_h, x_row, at, c, P)
     for first in range(0, CHUNK, STEPS):
@@ -200,7 +200,7 @@ def forward(
         s_j = step_sizes(dt_h, dt_row, at_j, shift)[0]
         u = (s_j * LN2)[:, None] * tile(x_h, x_row, at_j, c, P)
         S = scores(C_h, C_row, at, B_h, B_row, at_j, N, STEPS, BLOCK_N, CHUNK, FACTORS)
-        out = tl.dot(S * decays(a, i, j), u, out, input_precision="tf32x3")
+        out = tl.dot(S * decays(a, i, j), u, out, input_precision=PRODUCTS)
     put(y + (k * H + h) * P, K * H * P, at if ONCE else b * T + start + i, at >= 0, c, P, out)
 
 
@@ -226,7 +226,7 @@ def backward(
     x, dt, A, B, C, D, bias, routes, dy, states, handed, dx, dz, dA, dD, dbias,
     x_row, x_route, dt_row, dt_route, B_row, B_route, C_row, C_route, dy_row, dy_route,
     batch, L, K, H, R, T, N, P,
-    ONCE: tl.constexpr, FACTORS: tl.constexpr,
+    ONCE: tl.constexpr, PRODUCTS: tl.constexpr, FACTORS: tl.constexpr,
     CHUNK: tl.constexpr, STEPS: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_P: tl.constexpr,
 ):  # fmt: skip
     """Gradients of x and dt, and each chunk's share (chunks, K, B, H) of those of A, D and bias.
@@ -265,7 +265,7 @@ def backward(
             n = first_n + tl.arange(0, BLOCK_N)
             h_n = state(before, n, c, N, P)
             dtotal += tl.sum(h_n * state(later, n, c, N, P))
-            read = tl.dot(tile(C_h, C_row, at, n, N), h_n, input_precision="tf32x3")
+            read = tl.dot(tile(C_h, C_row, at, n, N), h_n, input_precision=PRODUCTS)
             dsince += tl.sum(dy_c * read, axis=1)
     da = tl.cumsum(dsince * decays_since(a), axis=0, reverse=True)
     da += dtotal * tl.exp2(tl.sum(a, axis=0))
@@ -289,14 +289,14 @@ def backward(
             for first_n in tl.range(0, N, BLOCK_N, disable_licm=True):
                 n = first_n + tl.arange(0, BLOCK_N)
                 B_n = tile(B_h, B_row, at_j, n, N)
-                du = tl.dot(B_n, state(later, n, c, N, P), du, input_precision="tf32x3")
+                du = tl.dot(B_n, state(later, n, c, N, P), du, input_precision=PRODUCTS)
             du = du * until[:, None]
             x_c = tile(x_h, x_row, at_j, c, P)
             last += tl.sum(du * x_c, axis=1) * delta
             dy_c = tile(dy_h, dy_row, at, c, P)
             u = tl.trans(delta[:, None] * x_c)
-            spans = tl.dot(dy_c, u, spans, input_precision="tf32x3")
-            du = tl.dot(tl.trans(S), dy_c, du, input_precision="tf32x3")
+            spans = tl.dot(dy_c, u, spans, input_precision=PRODUCTS)
+            du = tl.dot(tl.trans(S), dy_c, du, input_precision=PRODUCTS)
             du_x += tl.sum(du * x_c, axis=1)
             dx_c = delta[:, None] * du + skip * tile(dy_h, dy_row, at_j, c, P)
             put(dx + (k * H + h) * P, K * H * P, row_j, at_j >= 0, c, P, dx_c)
@@ -315,7 +315,7 @@ def backward_shared(
     x, dt, A, B, C, bias, routes, dy, states, handed, dB, dC,
     x_row, x_route, dt_row, dt_route, B_row, B_route, C_row, C_route, dy_row, dy_route,
     batch, L, K, H, R, T, N, P, parts,
-    ONCE: tl.constexpr,
+    ONCE: tl.constexpr, PRODUCTS: tl.constexpr,
     CHUNK: tl.constexpr, STEPS: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_P: tl.constexpr,
 ):  # fmt: skip
     """Gradients of B and C, (parts, B, rows, K, G, N): sums over the heads of a group, in parts."""
@@ -352,7 +352,7 @@ def backward_shared(
             c = first + tl.arange(0, BLOCK_P)
             dy_c = since[:, None] * tile(dy_k + h * P, dy_row, at, c, P)
             h_n = tl.trans(state(before + h * N * P, n, c, N, P))
-            dC_n = tl.dot(dy_c, h_n, dC_n, input_precision="tf32x3")
+            dC_n = tl.dot(dy_c, h_n, dC_n, input_precision=PRODUCTS)
     for first_j in tl.range(0, CHUNK, STEPS, disable_licm=True):
         j = first_j + tl.arange(0, STEPS)
         at_j = visits(routes, k, b, start + j, T, L)
@@ -369,14 +369,14 @@ def backward_shared(
                 c = first + tl.arange(0, BLOCK_P)
                 u = (s_j * LN2)[:, None] * tile(x_k + h * P, x_row, at_j, c, P)
                 dy_c = tile(dy_k + h * P, dy_row, at, c, P)
-                spans = tl.dot(dy_c, tl.trans(u), spans, input_precision="tf32x3")
+                spans = tl.dot(dy_c, tl.trans(u), spans, input_precision=PRODUCTS)
                 dh_n = tl.trans(state(later + h * N * P, n, c, N, P))
-                dB_n = tl.dot(until[:, None] * u, dh_n, dB_n, input_precision="tf32x3")
+                dB_n = tl.dot(until[:, None] * u, dh_n, dB_n, input_precision=PRODUCTS)
             dS += spans * decays(a, i, j)
         C_n = tile(C_g, C_row, at, n, N)
-        dB_n = tl.dot(tl.trans(dS), C_n, dB_n, input_precision="tf32x3")
+        dB_n = tl.dot(tl.trans(dS), C_n, dB_n, input_precision=PRODUCTS)
         rows_j = to + (at_j - b * L if ONCE else start + j)
         put(dB + (k * G + g) * N, K * G * N, rows_j, at_j >= 0, n, N, dB_n)
-        dC_n = tl.dot(dS, tile(B_g, B_row, at_j, n, N), dC_n, input_precision="tf32x3")
+        dC_n = tl.dot(dS, tile(B_g, B_row, at_j, n, N), dC_n, input_precision=PRODUCTS)
     rows = to + (at - b * L if ONCE else start + i)
     put(dC + (k * G + g) * N, K * G * N, rows, at >= 0, n, N, dC_n)
