@@ -1,6 +1,7 @@
 """tools/export.py: files that answer as the model does, or none."""
 
 import importlib
+import re
 from pathlib import Path
 
 import onnx
@@ -16,12 +17,13 @@ pytestmark = pytest.mark.filterwarnings(
     "ignore:`torch.jit.script_method` is deprecated:DeprecationWarning",
 )
 SMALL = statescan.list_models("test_*")
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
 def export(monkeypatch):
     """The tool as a module."""
-    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "tools")
+    monkeypatch.syspath_prepend(ROOT / "tools")
     return importlib.import_module("export")
 
 
@@ -70,6 +72,15 @@ def test_a_program_runs_without_this_library(options, run, tmp_path):
     got = program.module()(image)
     want = model.forward_intermediates(image, intermediates_only=True) if options else model(image)
     torch.testing.assert_close(list(got), list(want), atol=1e-5, rtol=1e-4)
+
+
+def test_what_the_page_says(tmp_path, monkeypatch):
+    """The code of docs/export.md, of a small model."""
+    monkeypatch.chdir(tmp_path)
+    code = re.search(r"```python\n(.*?)```", (ROOT / "docs/export.md").read_text(), re.DOTALL)[1]
+    code = code.replace("vmamba_tiny_s1l8", "test_vmamba").replace("pretrained=True", "")
+    exec(code.replace("224, 224", "64, 96"), {})
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["model.onnx", "model.pt2"]
 
 
 def test_a_file_with_other_answers_is_not_written(export, run, tmp_path, monkeypatch):
