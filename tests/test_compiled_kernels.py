@@ -1,30 +1,13 @@
 """Triton's kernels compile for GPUs that are not here, within their limits and as recorded."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import kernel_limits as limits
 import kernel_traffic
 import pytest
 import torch
 
-FOLDER = Path(__file__).parents[1] / "benchmarks"
 
-
-def test_kernels_compile_as_recorded():
-    """In a process of its own: here Triton may be in its interpreter."""
-    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
-    run = subprocess.run(
-        [sys.executable, "compiled_kernels.py", "--check"],
-        cwd=FOLDER,
-        env=environment | {"PYTHONPATH": str(FOLDER.parent)},
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert run.returncode == 0, run.stdout + run.stderr
+def test_kernels_compile_as_recorded(compile_check):
+    compile_check("compiled_kernels.py")
 
 
 def test_every_kernel_is_recorded_for_every_capability():

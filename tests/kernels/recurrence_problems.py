@@ -47,10 +47,3 @@ def run(function, inputs):
     dy = torch.randn(y.shape, generator=rng, dtype=torch.float64).to(y.dtype)
     grads = torch.autograd.grad(y, list(inputs.values()), dy, materialize_grads=True)
     return {"y": y.detach()} | dict(zip(inputs, grads, strict=True))
-
-
-def assert_matches(got, want, tolerance):
-    for name, value in want.items():
-        error = (got[name].double() - value.double()).abs().max()
-        scale = value.double().abs().max().clamp_min(1)
-        assert error <= tolerance * scale, f"{name}: {error:.1e} of {scale:.1e}"

@@ -5,7 +5,8 @@ import warnings
 
 import pytest
 import torch
-from recurrence_problems import DECAYS, MAPS, MATRICES, OPERATORS, assert_matches, make_inputs, run
+from recurrence_problems import DECAYS, MAPS, MATRICES, OPERATORS, make_inputs, run
+from scan_problems import assert_matches
 from torch.utils.flop_counter import FlopCounterMode
 
 from statescan.kernels import _triton, backends

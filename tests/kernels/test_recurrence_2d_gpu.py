@@ -3,7 +3,8 @@
 import pytest
 import torch
 from gpu_timing import poisoned
-from recurrence_problems import DECAYS, MAPS, MATRICES, OPERATORS, assert_matches, make_inputs, run
+from recurrence_problems import DECAYS, MAPS, MATRICES, OPERATORS, make_inputs, run
+from scan_problems import assert_matches
 
 from statescan.kernels import _triton
 from statescan.kernels.recurrence_2d import gpu, op, streaming
