@@ -29,6 +29,14 @@ SIZES = ["batch", "L", "K", "H", "R", "T"]
 
 
 @triton.jit
+def place(slot, heads, batch, K, CHUNK: tl.constexpr):
+    """Head (or group), sample, route and first step of number `((chunk K + k) B + b) heads + h`."""
+    b = (slot // heads % batch).to(tl.int64)
+    k = (slot // heads // batch % K).to(tl.int64)
+    return slot % heads, b, k, slot // heads // batch // K * CHUNK
+
+
+@triton.jit
 def visits(routes, k, b, t, T, L):
     """Rows of positions of some steps of a route in a sample, negative where there is no step."""
     p = tl.load(routes + k * T + t, mask=t < T, other=-1)
@@ -121,11 +129,9 @@ def leave(
     item = item // tl.cdiv(P, BLOCK_P)
     n = item % tl.cdiv(N, BLOCK_N) * BLOCK_N + tl.arange(0, BLOCK_N)
     slot = item // tl.cdiv(N, BLOCK_N)  # ((chunk · K + k) · batch + b) · H + h
-    h = slot % H
-    b = (slot // H % batch).to(tl.int64)
-    k = (slot // H // batch % K).to(tl.int64)
+    h, b, k, start = place(slot, H, batch, K, CHUNK)
     i = tl.arange(0, CHUNK)
-    at = visits(routes, k, b, slot // H // batch // K * CHUNK + i, T, L)
+    at = visits(routes, k, b, start + i, T, L)
     s = step_sizes(dt + k * dt_route + h, dt_row, at, tl.load(bias + k * H + h))[0]
     a = s * tl.load(A + k * H + h)
     weight = decays_since(a) if BACK else decays_until(a, i, i) * s * LN2
@@ -173,10 +179,7 @@ def forward(
     item = tl.program_id(0)
     c = item % tl.cdiv(P, BLOCK_P) * BLOCK_P + tl.arange(0, BLOCK_P)
     slot = item // tl.cdiv(P, BLOCK_P)
-    h = slot % H
-    b = (slot // H % batch).to(tl.int64)
-    k = (slot // H // batch % K).to(tl.int64)
-    start = slot // H // batch // K * CHUNK
+    h, b, k, start = place(slot, H, batch, K, CHUNK)
     i = tl.arange(0, CHUNK)
     at = visits(routes, k, b, start + i, T, L)
     dt_h = dt + k * dt_route + h
@@ -234,10 +237,7 @@ def backward(
     handed holds the gradients of the states.
     """
     slot = tl.program_id(0)
-    h = slot % H
-    b = (slot // H % batch).to(tl.int64)
-    k = (slot // H // batch % K).to(tl.int64)
-    start = slot // H // batch // K * CHUNK
+    h, b, k, start = place(slot, H, batch, K, CHUNK)
     i = tl.arange(0, CHUNK)
     at = visits(routes, k, b, start + i, T, L)
     row = at if ONCE else b * T + start + i
@@ -325,10 +325,7 @@ def backward_shared(
     part = item % parts
     item = item // parts  # ((chunk · K + k) · batch + b) · G + g
     G = H // R
-    g = item % G
-    b = (item // G % batch).to(tl.int64)
-    k = (item // G // batch % K).to(tl.int64)
-    start = item // G // batch // K * CHUNK
+    g, b, k, start = place(item, G, batch, K, CHUNK)
     heads = tl.cdiv(R, parts)
     first_head = g * R + part * heads
     after_head = tl.minimum(first_head + heads, (g + 1) * R)
